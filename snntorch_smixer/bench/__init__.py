@@ -1,0 +1,1 @@
+"""Measuring any model: dense MACs, bytes kept for backward, throughput."""

@@ -1,0 +1,38 @@
+"""Images per second of several models, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+
+def throughput(models: Mapping[str, nn.Module], x: Tensor, *, rounds: int = 5) -> dict[str, float]:
+    """Median images per second of each model's forward pass without gradients.
+
+    The models take turns, so that what else the machine does hits all of them; compare the ratios, not the numbers.
+
+    Args:
+        models: by name; each keeps its mode.
+        x: input with samples on the first axis.
+        rounds: timed passes per model, after one that is not timed.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    with torch.no_grad():
+        for round_ in range(rounds + 1):
+            for name, model in models.items():
+                _wait(x)
+                start = time.perf_counter()
+                model(x)
+                _wait(x)
+                if round_:
+                    seconds[name].append(time.perf_counter() - start)
+    return {name: len(x) / median(values) for name, values in seconds.items()}
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)

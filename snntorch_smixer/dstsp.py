@@ -1,0 +1,31 @@
+"""Dynamic Spatial-Temporal Spiking Pruning, as users type it: ``from snntorch_smixer import dstsp``."""
+
+from snntorch_smixer.patching.plan import Plan as Plan
+from snntorch_smixer.patching.wrap import plan as plan
+from snntorch_smixer.patching.wrap import unwrap as unwrap
+from snntorch_smixer.patching.wrap import wrap as wrap
+from snntorch_smixer.pruning.pruner import DSTSP as DSTSP
+from snntorch_smixer.pruning.pruner import DSTSPConfig as DSTSPConfig
+from snntorch_smixer.pruning.siv import siv as siv
+from snntorch_smixer.pruning.softmatch import merge_dropped as merge_dropped
+from snntorch_smixer.pruning.spatial import dssp as dssp
+from snntorch_smixer.pruning.spatial import tokens_kept as tokens_kept
+from snntorch_smixer.pruning.temporal import cap_spikes as cap_spikes
+from snntorch_smixer.pruning.temporal import dstp as dstp
+from snntorch_smixer.selection import Selection as Selection
+
+__all__ = [
+    "DSTSP",
+    "DSTSPConfig",
+    "Plan",
+    "Selection",
+    "cap_spikes",
+    "dssp",
+    "dstp",
+    "merge_dropped",
+    "plan",
+    "siv",
+    "tokens_kept",
+    "unwrap",
+    "wrap",
+]

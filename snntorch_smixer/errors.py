@@ -1,0 +1,39 @@
+"""Every exception of the package.
+
+All of them derive from `SMixerError`, so one ``except`` catches what a user can cause. Each message has four parts:
+where it happened, what was got, what was wanted, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class SMixerError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class LayoutError(SMixerError, ValueError):
+    """A tensor has the wrong rank, the wrong number of tokens or steps, or an unknown layout string."""
+
+
+class SettingError(SMixerError, ValueError):
+    """A setting (pruning rate, kept steps, merge, ranking, a configuration field) is out of range or unknown."""
+
+
+class FamilyError(SMixerError, TypeError):
+    """A model is of no family that can be patched, or has been patched already."""
+
+
+class CardError(SMixerError):
+    """A model name, model card, configuration file or weight file cannot be used."""
+
+
+class MissingExtra(SMixerError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def check_choice(where: str, name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `SettingError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise SettingError(
+            f"{where}: {name}={value!r} is unknown. Expected one of {', '.join(choices)}. Pass one of these."
+        )

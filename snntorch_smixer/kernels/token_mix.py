@@ -1,0 +1,92 @@
+"""``W_M' X'``: the token-mixing matrix restricted to the tokens that pruning kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snntorch_smixer.selection import Selection, take_tokens
+
+
+def active_weight(weight: Tensor, kept: Selection) -> Tensor:
+    """``W_M'``, the part of ``W_M`` that acts on the kept tokens (paper, DSSP; three readings, see `Selection`).
+
+    Args:
+        weight: ``(h, N, N)``; row i gives output token i, column j takes input token j.
+        kept: what pruning kept of the N tokens.
+
+    Returns:
+        ``(B, h, N', N')`` for ``w_prime="gather"``, ``(1, h, N', N')`` where the batch shares one matrix. With fused
+        tokens the last row is the mean over the dropped rows and the last column the sum over the dropped columns: the
+        fused token stands at every dropped position.
+    """
+    if not kept.drops_tokens:
+        return weight[None]
+    if kept.w_prime == "crop":
+        return weight[None, :, : kept.num_tokens, : kept.num_tokens]
+    if kept.rows is not None:
+        return weight[None, :, kept.rows[:, None], kept.rows[None, :]]
+    grid = torch.arange(kept.full_tokens, device=weight.device)
+    onto = (kept.tokens[:, :, None] == grid).to(weight.dtype)  # (B, N', N)
+    rows, columns = onto, onto
+    if kept.fused:
+        lost = (~kept.keep_mask()).to(weight.dtype)[:, None]
+        columns = torch.cat([onto, lost], 1)
+        rows = torch.cat([onto, lost / lost.sum(2, keepdim=True)], 1)
+    return rows[:, None] @ weight @ columns[:, None].transpose(2, 3)
+
+
+def token_mix_reference(x: Tensor, weight: Tensor, kept: Selection) -> Tensor:
+    """``W_M' X'`` by definition: builds ``W_M'`` and multiplies. Twin of the faster forms below.
+
+    Args:
+        x: kept tokens, ``(T', B, N', C)``.
+        weight: ``(h, N, N)``; channels are split into h contiguous groups.
+        kept: what pruning kept.
+    """
+    heads = x.unflatten(3, (weight.shape[0], -1))
+    w_prime = active_weight(weight, kept).to(x.dtype).expand(x.shape[1], -1, -1, -1)
+    return torch.einsum("bhnm,tbmhc->tbnhc", w_prime, heads).flatten(3)
+
+
+def mix_shared(x: Tensor, w_prime: Tensor) -> Tensor:
+    """``W' X`` with one ``(h, N', N')`` for the whole batch, as one batched product over heads.
+
+    A broadcast ``matmul`` would keep a copy of ``W'`` for every sample; folding samples into columns keeps one.
+    """
+    steps, batch, tokens, _ = x.shape
+    heads = w_prime.shape[0]
+    columns = x.unflatten(3, (heads, -1)).permute(3, 2, 0, 1, 4).reshape(heads, tokens, -1)
+    mixed = torch.bmm(w_prime.to(x.dtype), columns)
+    return mixed.view(heads, tokens, steps, batch, -1).permute(2, 3, 1, 0, 4).flatten(3)
+
+
+def grid_is_cheaper(x: Tensor, heads: int, kept: Selection) -> bool:
+    """True when filling the dropped positions keeps fewer bytes for backward than one ``W'`` per sample.
+
+    Per sample: ``T' N C`` numbers for the filled grid, ``h N'^2 + T' N' C`` for a gathered matrix and its tokens.
+    """
+    steps, _, tokens, channels = x.shape
+    return steps * kept.full_tokens * channels <= heads * tokens * tokens + steps * tokens * channels
+
+
+def expand_to_grid(x: Tensor, kept: Selection) -> Tensor:
+    """Put kept tokens back at their positions: ``(T', B, N', C)`` to ``(T', B, N, C)``.
+
+    Dropped positions are silent (zero), or hold the fused token where there is one.
+    """
+    silent = x if kept.fused else torch.cat([x, x.new_zeros(*x.shape[:2], 1, x.shape[3])], 2)
+    order = torch.arange(kept.tokens.shape[1], device=x.device).expand_as(kept.tokens)
+    last = torch.full((x.shape[1], kept.full_tokens), silent.shape[2] - 1, device=x.device)
+    return take_tokens(silent, last.scatter(1, kept.tokens, order))
+
+
+def restrict_to_kept(grid: Tensor, kept: Selection) -> Tensor:
+    """Read the kept tokens off a grid: ``(T', B, N, C)`` to ``(T', B, N', C)``; the inverse of `expand_to_grid`.
+
+    The fused token, if any, is the mean over the dropped positions.
+    """
+    x = take_tokens(grid, kept.tokens)
+    if not kept.fused:
+        return x
+    return torch.cat([x, take_tokens(grid, kept.dropped()).mean(2, keepdim=True)], 2)

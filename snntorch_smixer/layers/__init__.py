@@ -1,0 +1,1 @@
+"""The paper's layers on tokens ``(T, B, N, C)``."""

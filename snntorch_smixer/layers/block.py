@@ -1,0 +1,35 @@
+"""Encoding block: token mixer and MLP, each added to a real-valued residual stream."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from snntorch_smixer.layers.attention import SpikingSelfAttention
+from snntorch_smixer.layers.mixer import SpikingTokenMixer
+from snntorch_smixer.layers.mlp import SpikingMLP
+from snntorch_smixer.layers.unit import fire
+from snntorch_smixer.selection import Selection
+
+
+class EncodingBlock(nn.Module):
+    """``x += mixer(x); x += mlp(x)``. Source: paper, encoding block; STMixer's Encoder.
+
+    Args:
+        mixer: `SpikingTokenMixer`, or `SpikingSelfAttention` as the baseline.
+        mlp: `SpikingMLP`.
+    """
+
+    def __init__(self, mixer: SpikingTokenMixer | SpikingSelfAttention, mlp: SpikingMLP) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.mlp = mlp
+
+    def forward(self, x: Tensor, kept: Selection | None = None) -> Tensor:
+        """``(T, B, N', C)`` to ``(T, B, N', C)``."""
+        x = x + self.mixer(x, kept)
+        return x + self.mlp(x, kept)
+
+    def first_spikes(self, x: Tensor) -> Tensor:
+        """Spikes of this block's first neuron on the real-valued stream: where SIV is taken."""
+        mixer = self.mixer
+        return fire(mixer.neuron if isinstance(mixer, SpikingSelfAttention) else mixer.value.neuron, x)

@@ -1,0 +1,131 @@
+"""SMixer, ``SN(W_M X)``: spikes are mixed over tokens by a learned matrix, never multiplied with spikes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from snntorch_smixer import shapes
+from snntorch_smixer.errors import LayoutError, SettingError, check_choice
+from snntorch_smixer.kernels import token_mix
+from snntorch_smixer.kernels.token_mix import active_weight as active_weight
+from snntorch_smixer.layers.unit import Unit, fire
+from snntorch_smixer.neurons import LIF
+from snntorch_smixer.selection import Selection
+
+
+class SpikingTokenMixer(nn.Module):
+    """``SMixer(X) = SN(W_M X)`` between two projections: the paper's replacement for spiking self-attention.
+
+    neuron - linear - BN - neuron - ``W_M`` - neuron - linear - BN. ``W_M`` sees spikes, so it only adds up weights. It
+    is a 1x1 ``nn.Conv1d`` whose channels are tokens and whose groups are heads, so that tools which hook modules
+    (torchinfo, NeuroBench, NIR) see a linear map. No bias; Kaiming-normal, fan-out N. Source: paper, SMixer; STMixer's
+    STM.
+
+    Args:
+        dim: C, channels of a token.
+        num_tokens: N that ``W_M`` is built for.
+        heads: h groups of channels, each with a matrix of its own; divides ``dim``.
+        neuron: makes one spiking neuron.
+        step_mode: "m" takes ``(T, B, N, C)`` in one call; "s" takes one step ``(B, N, C)`` a call and keeps the
+            membranes, beside ``snn.Leaky(init_hidden=True)`` in an ``nn.Sequential``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_tokens: int,
+        heads: int = 1,
+        neuron: Callable[[], nn.Module] = LIF,
+        step_mode: str = "m",
+    ) -> None:
+        super().__init__()
+        check_heads("SpikingTokenMixer", dim, heads)
+        if num_tokens < 1:
+            raise SettingError(
+                f"SpikingTokenMixer: num_tokens={num_tokens} must be positive. Pass H * W of the token grid."
+            )
+        self.dim, self.num_tokens, self.heads = dim, num_tokens, heads
+        self.value = Unit(nn.Linear(dim, dim, bias=False), neuron())
+        self.neuron = neuron()
+        self.w_m = nn.Conv1d(heads * num_tokens, heads * num_tokens, 1, groups=heads, bias=False)
+        self.proj = Unit(nn.Linear(dim, dim, bias=False), neuron())
+        nn.init.normal_(self.w_m.weight, std=(2 / num_tokens) ** 0.5)
+        self.step_mode = step_mode
+
+    @property
+    def matrix(self) -> Tensor:
+        """``W_M`` as ``(h, N, N)``: row i gives output token i, column j takes input token j."""
+        return self.w_m.weight.view(self.heads, self.num_tokens, self.num_tokens)
+
+    @property
+    def step_mode(self) -> str:
+        """ "m" or "s", of this layer and of its neurons."""
+        return self._step_mode
+
+    @step_mode.setter
+    def step_mode(self, mode: str) -> None:
+        check_choice("SpikingTokenMixer", "step_mode", mode, ("m", "s"))
+        self._step_mode = mode
+        for child in self.modules():
+            if isinstance(child, LIF):
+                child.step_mode = mode
+
+    def forward(self, x: Tensor, kept: Selection | None = None) -> Tensor:
+        """Mix tokens.
+
+        Args:
+            x: ``(T, B, N', C)``, or ``(B, N, C)`` in step mode.
+            kept: what pruning kept of the N tokens; None when all are there.
+
+        Raises:
+            LayoutError: wrong rank, token or channel count.
+        """
+        self._check(x, kept)
+        cap = None if kept is None else kept.spike_cap
+        spikes = fire(self.neuron, self.value(x, cap), cap)
+        return self.proj(self.mix(spikes, kept), cap)
+
+    def mix(self, spikes: Tensor, kept: Selection | None = None) -> Tensor:
+        """``W_M X``, or ``W_M' X'`` on kept tokens: spikes in, real values out, same shape."""
+        if kept is None or not kept.drops_tokens:
+            return shapes.join_heads(self.w_m(shapes.split_heads(spikes, self.heads)), spikes)
+        if kept.w_prime == "crop" or kept.rows is not None:
+            return token_mix.mix_shared(spikes, token_mix.active_weight(self.matrix, kept)[0])
+        if token_mix.grid_is_cheaper(spikes, self.heads, kept):
+            return token_mix.restrict_to_kept(self.mix(token_mix.expand_to_grid(spikes, kept)), kept)
+        return token_mix.token_mix_reference(spikes, self.matrix, kept)
+
+    def _check(self, x: Tensor, kept: Selection | None) -> None:
+        tokens = self.num_tokens if kept is None else kept.num_tokens
+        if self._step_mode == "m":
+            shapes.check_tokens("SpikingTokenMixer", x, tokens=tokens, channels=self.dim)
+        elif x.dim() != 3 or kept is not None:
+            got = "a Selection" if kept is not None else f"shape {tuple(x.shape)}"
+            raise LayoutError(
+                f"SpikingTokenMixer: step_mode='s' expects one step (B, N, C) and no pruning, got {got}; "
+                "set step_mode='m' for (T, B, N, C)"
+            )
+        shapes.check_token_axes("SpikingTokenMixer", x, tokens=tokens, channels=self.dim)
+        if kept is not None and kept.full_tokens != self.num_tokens:
+            raise LayoutError(
+                f"SpikingTokenMixer: the Selection was made for {kept.full_tokens} tokens, W_M for {self.num_tokens}; "
+                "use the Selection of this network's own stem"
+            )
+
+    def extra_repr(self) -> str:
+        """Tokens, channels, heads and mode, for ``print(model)``."""
+        return f"dim={self.dim}, num_tokens={self.num_tokens}, heads={self.heads}, step_mode={self._step_mode!r}"
+
+
+SMixer = SpikingTokenMixer
+
+
+def check_heads(where: str, dim: int, heads: int) -> None:
+    """Raise `SettingError` unless ``heads`` divides ``dim``."""
+    if heads < 1 or dim % heads:
+        raise SettingError(
+            f"{where}: heads={heads} does not divide dim={dim}. Pass a divisor, each head takes dim / heads."
+        )

@@ -1,0 +1,88 @@
+"""Spiking patch splitting with an information-protection branch (IPSPS)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from snntorch_smixer import shapes
+from snntorch_smixer.errors import LayoutError, SettingError
+from snntorch_smixer.layers.unit import Unit
+from snntorch_smixer.neurons import LIF
+
+
+class SpikingPatchSplitting(nn.Module):
+    """Image or event frames to tokens: five 3x3 convolutions beside one strided convolution from the input.
+
+    Main path: in -> D/8 -> D/4 -> D/2 -> D -> 7D/8, each convolution behind a neuron except the first, BatchNorm after
+    each, no neuron at the end. Short path: one convolution (kernel = stride = the total stride) in -> D/8, BatchNorm.
+    The two are concatenated, so the tokens are real valued. No max pooling, no bias. Source: STMixer, IPSPS.
+
+    Args:
+        in_channels: channels of the input: 1, 2 (events) or 3.
+        dim: D, channels of a token; a multiple of 8.
+        strides: strides of the five convolutions: (1, 1, 1, 2, 2) for 32 x 32, (1, 2, 2, 2, 2) for 224 x 224 or events.
+        neuron: makes one spiking neuron.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        *,
+        strides: Sequence[int] = (1, 1, 1, 2, 2),
+        neuron: Callable[[], nn.Module] = LIF,
+    ) -> None:
+        super().__init__()
+        if dim % 8 or dim < 8:
+            raise SettingError(
+                f"SpikingPatchSplitting: dim={dim} is no multiple of 8; the stem divides it by 8. Round it."
+            )
+        if len(strides) != 5 or min(strides) < 1:
+            raise SettingError(f"SpikingPatchSplitting: strides={tuple(strides)} must be five positive numbers.")
+        widths = [in_channels, dim // 8, dim // 4, dim // 2, dim, dim - dim // 8]
+        self.in_channels, self.stride = in_channels, prod(strides)
+        self.units = nn.ModuleList(
+            Unit(nn.Conv2d(a, b, 3, stride=s, padding=1, bias=False), neuron() if i else None)
+            for i, (a, b, s) in enumerate(zip(widths[:-1], widths[1:], strides, strict=True))
+        )
+        self.short = Unit(nn.Conv2d(in_channels, dim // 8, self.stride, stride=self.stride, bias=False), None)
+
+    def forward(self, x: Tensor, *, steps: int | None = None) -> Tensor:
+        """``(T, B, C, H, W)`` to tokens ``(T, B, N, D)``.
+
+        Args:
+            x: frames; a static image has one step, ``(1, B, C, H, W)``.
+            steps: T to show a static image for: both first convolutions and their BatchNorm run once, not T times. The
+                tokens equal those of T repeated frames; the running variance differs by the sample-size correction
+                ``(n - 1/T) / (n - 1)`` of BatchNorm's n values per channel.
+
+        Raises:
+            LayoutError: wrong rank, channels, or a size that the total stride does not divide.
+        """
+        self._check(x)
+        steps = x.shape[0] if steps is None else steps
+        main = _show(self.units[0](x), steps)
+        for unit in self.units[1:]:
+            main = unit(main)
+        return shapes.grid_to_tokens(torch.cat([main, _show(self.short(x), steps)], 2))
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != 5 or x.shape[2] != self.in_channels:
+            raise LayoutError(
+                f"SpikingPatchSplitting: expected (T, B, {self.in_channels}, H, W), got shape {tuple(x.shape)}; "
+                "did you forget the time axis?"
+            )
+        if x.shape[3] % self.stride or x.shape[4] % self.stride:
+            raise LayoutError(
+                f"SpikingPatchSplitting: {x.shape[3]} x {x.shape[4]} is no multiple of the total stride {self.stride}; "
+                "pad or resize the input, or choose other strides"
+            )
+
+
+def _show(x: Tensor, steps: int) -> Tensor:
+    """Repeat a static map for ``steps`` steps without copying it."""
+    return x if x.shape[0] == steps else x.expand(steps, *x.shape[1:])

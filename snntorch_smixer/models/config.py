@@ -1,0 +1,128 @@
+"""Configuration of our own network, and the named configurations of the paper."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import prod
+from typing import Any
+
+from snntorch_smixer.errors import SettingError, check_choice
+from snntorch_smixer.pruning.pruner import DSTSPConfig
+
+CIFAR_STRIDES = (1, 1, 1, 2, 2)
+IMAGENET_STRIDES = (1, 2, 2, 2, 2)
+
+
+@dataclass(frozen=True)
+class SMixerConfig:
+    """Everything that defines an `SMixerNet`.
+
+    Attributes:
+        img_size: (H, W) of the input in pixels.
+        in_channels: 1, 2 (events) or 3.
+        num_classes: K.
+        dim: D, channels of a token; a multiple of 8 and of ``heads``.
+        depth: number of encoding blocks.
+        heads: h, matrices ``W_M`` per block.
+        mlp_ratio: hidden channels of the MLP over ``dim``.
+        strides: strides of the five stem convolutions; their product divides ``img_size``.
+        T: time steps.
+        mixer: "smixer", or "ssa" for the spiking self-attention baseline.
+        beta: membrane decay per step.
+        threshold: firing threshold.
+        gamma: slope of the Dspike surrogate.
+        prune: DSTSP settings, or None for no pruning.
+    """
+
+    img_size: tuple[int, int] = (32, 32)
+    in_channels: int = 3
+    num_classes: int = 10
+    dim: int = 384
+    depth: int = 4
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    strides: tuple[int, ...] = CIFAR_STRIDES
+    T: int = 4
+    mixer: str = "smixer"
+    beta: float = 0.5
+    threshold: float = 1.0
+    gamma: float = 2.5
+    prune: DSTSPConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "num_classes", "dim", "depth", "heads", "T"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise SettingError(f"SMixerConfig: {name}={value!r} must be a whole number of at least 1.")
+        if len(self.strides) != 5 or min(self.strides) < 1 or len(self.img_size) != 2:
+            raise SettingError(
+                f"SMixerConfig: strides={self.strides} must be five positive numbers and img_size={self.img_size} two."
+            )
+        if any(side < 1 or side % prod(self.strides) for side in self.img_size):
+            raise SettingError(
+                f"SMixerConfig: img_size={self.img_size} does not divide by the stem's total stride "
+                f"{prod(self.strides)}. Choose another size or other strides."
+            )
+        if self.dim % 8 or self.dim % self.heads:
+            raise SettingError(f"SMixerConfig: dim={self.dim} must be a multiple of 8 and of heads={self.heads}.")
+        check_choice("SMixerConfig", "mixer", self.mixer, ("smixer", "ssa"))
+        if self.prune is not None and self.prune.t is not None and self.prune.t > self.T:
+            raise SettingError(f"SMixerConfig: prune.t={self.prune.t} is outside 1..T={self.T}. Keep fewer steps.")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the token grid."""
+        stride = prod(self.strides)
+        return self.img_size[0] // stride, self.img_size[1] // stride
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return prod(self.grid)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and one nested table, without the Nones: what a TOML file holds."""
+        raw = dataclasses.asdict(self, dict_factory=lambda items: {k: v for k, v in items if v is not None})
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in raw.items()}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> SMixerConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            SettingError: an unknown key, with close matches, or a value that the configuration refuses.
+        """
+        _check_keys(cls, raw, "SMixerConfig")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        if values.get("prune") is not None:
+            _check_keys(DSTSPConfig, values["prune"], "SMixerConfig.prune")
+            # TOML has no null: a table without t or spike_cap means no limit.
+            values["prune"] = DSTSPConfig(**{"t": None, **values["prune"]})
+        return cls(**values)
+
+
+def _check_keys(cls: type, raw: Mapping[str, Any], where: str) -> None:
+    fields = [f.name for f in dataclasses.fields(cls)]
+    for key in raw:
+        if key not in fields:
+            near = get_close_matches(key, fields, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(fields)}."
+            raise SettingError(f"{where}: unknown key {key!r}. {hint}")
+
+
+def _imagenet(depth: int, dim: int) -> SMixerConfig:
+    return SMixerConfig((224, 224), 3, 1000, dim, depth, strides=IMAGENET_STRIDES, T=1)
+
+
+CONFIGS: Mapping[str, SMixerConfig] = {
+    "smixer-4-384": SMixerConfig(),
+    "smixer-10-384": SMixerConfig(depth=10),
+    "smixer-8-384": _imagenet(8, 384),
+    "smixer-8-512": _imagenet(8, 512),
+    "smixer-8-768": _imagenet(8, 768),
+    "smixer-2-256": SMixerConfig((128, 128), 2, 11, 256, 2, strides=IMAGENET_STRIDES, T=16),
+}
+"""Named configurations, ``smixer-depth-dim``: 32 x 32, 224 x 224 and 128 x 128 event frames (16 heads each)."""

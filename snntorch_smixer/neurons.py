@@ -1,0 +1,237 @@
+"""Spiking neurons on snnTorch's Leaky, their surrogate gradients, and `reset` for any depth."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import snntorch as snn
+import torch
+from snntorch import surrogate, utils
+from torch import Tensor, nn
+
+from snntorch_smixer.errors import LayoutError, SettingError, check_choice
+from snntorch_smixer.kernels.lif import cap_spikes as cap_spikes
+from snntorch_smixer.kernels.lif import integer_lif, lif
+
+SpikeGrad = Callable[[Tensor], Tensor]
+
+
+class _DspikeFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.gamma = gamma
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        gamma = torch.tensor(ctx.gamma, dtype=x.dtype)
+        slope = gamma * (1 - torch.tanh(gamma * x).square()) / (2 * torch.tanh(gamma))
+        return grad * slope.masked_fill(x.abs() > 1, 0), None
+
+
+class Dspike:
+    """Dspike surrogate: ``gamma (1 - tanh(gamma x)^2) / (2 tanh(gamma))`` for ``|x| <= 1``, zero outside.
+
+    Use as ``spike_grad`` of any snnTorch neuron. Source: STMixer, which takes gamma = 2.5; Li et al., NeurIPS 2021.
+    """
+
+    def __init__(self, gamma: float = 2.5) -> None:
+        if not gamma > 0:
+            raise SettingError(f"Dspike: gamma={gamma} must be positive. Pass the slope of the tanh, for example 2.5.")
+        self.gamma = gamma
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Spikes of ``x = u - threshold`` in its shape and dtype."""
+        return _DspikeFunction.apply(x, self.gamma)
+
+    def __repr__(self) -> str:
+        return f"Dspike(gamma={self.gamma})"
+
+
+class _NamedGrad:
+    """A surrogate from ``snntorch.surrogate`` that remembers how it was made, so that it can be pickled."""
+
+    def __init__(self, factory: str, settings: dict[str, Any]) -> None:
+        self.factory, self.settings = factory, settings
+        self.inner: SpikeGrad = getattr(surrogate, factory)(**settings)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _NamedGrad, (self.factory, self.settings)
+
+    def __repr__(self) -> str:
+        return f"{self.factory}({', '.join(f'{k}={v}' for k, v in self.settings.items())})"
+
+
+def _picklable(spike_grad: SpikeGrad) -> SpikeGrad:
+    """Rebuild a ``snntorch.surrogate`` closure as an object that pickles; anything else is returned as it is."""
+    if getattr(spike_grad, "__module__", None) != surrogate.__name__ or not inspect.isfunction(spike_grad):
+        return spike_grad
+    factory = spike_grad.__qualname__.split(".")[0]
+    found = inspect.getclosurevars(spike_grad).nonlocals
+    settings = {k: v for k, v in found.items() if k in inspect.signature(getattr(surrogate, factory)).parameters}
+    return _NamedGrad(factory, settings) if len(settings) == len(found) else spike_grad
+
+
+class LIF(snn.Leaky):
+    """Leaky integrate-and-fire neuron with hard reset: a ``snntorch.Leaky`` that also takes all steps at once.
+
+    ``u[t] = beta * u[t-1] * (1 - s[t-1]) + x[t]``, ``s[t] = u[t] > threshold``. In multi-step mode the input is
+    ``(T, B, ...)``, every call starts from rest and nothing is kept afterwards. In step mode the neuron behaves as
+    ``snntorch.Leaky(reset_mechanism="zero")``. Spikes have the dtype of the input.
+
+    It is not listed in ``snntorch.SpikingNeuron.instances`` (that list never frees a neuron). Where the installed
+    snnTorch resets only direct children, the first neuron in step mode teaches ``snntorch.utils.reset`` to reset the
+    given model, at any depth, and only that model.
+
+    Source: SN of the paper; beta = 0.5, threshold = 1 and Dspike are STMixer's.
+
+    Args:
+        beta: membrane decay per step, in [0, 1].
+        threshold: firing threshold.
+        spike_grad: any surrogate of ``snntorch.surrogate`` or `Dspike`; None means ``Dspike(2.5)``.
+        step_mode: "m" takes ``(T, B, ...)`` in one call, "s" one step ``(B, ...)``.
+        init_hidden: as in snnTorch, for step mode: False passes the membrane in and out, ``spk, mem = lif(x, mem)``.
+        output: as in snnTorch, for step mode: return ``(spk, mem)`` with ``init_hidden=True``.
+    """
+
+    def __init__(
+        self,
+        beta: float | Tensor = 0.5,
+        *,
+        threshold: float | Tensor = 1.0,
+        spike_grad: SpikeGrad | None = None,
+        step_mode: str = "m",
+        init_hidden: bool = True,
+        output: bool = False,
+    ) -> None:
+        super().__init__(
+            beta,
+            threshold,
+            Dspike() if spike_grad is None else _picklable(spike_grad),
+            init_hidden=init_hidden,
+            reset_mechanism="zero",
+            output=output,
+        )
+        snn.SpikingNeuron.instances.remove(self)
+        self.step_mode = step_mode
+
+    @property
+    def step_mode(self) -> str:
+        """ "m" (all steps in one call) or "s" (one step a call). Setting it forgets the membrane."""
+        return self._step_mode
+
+    @step_mode.setter
+    def step_mode(self, mode: str) -> None:
+        check_choice("LIF", "step_mode", mode, ("m", "s"))
+        if mode == "s":
+            _teach_snntorch_reset()
+        self._step_mode = mode
+        self.mem = torch.zeros(0, device=self.beta.device)
+
+    def forward(self, x: Tensor, mem: Tensor | None = None) -> Any:
+        """Spikes ``(T, B, ...)`` in multi-step mode; what ``snntorch.Leaky`` returns in step mode.
+
+        Raises:
+            LayoutError: a membrane is passed in multi-step mode, or there is no step.
+        """
+        if self._step_mode == "s":
+            out = super().forward(x, mem)
+            return (out[0].to(x.dtype), *out[1:]) if isinstance(out, tuple) else out.to(x.dtype)
+        if mem is not None:
+            raise LayoutError(
+                'LIF: step_mode="m" starts from rest and takes no membrane. Set step_mode="s" to pass one.'
+            )
+        if x.dim() < 2 or x.shape[0] == 0:
+            raise LayoutError(
+                f"LIF: expected (T, B, ...) with at least one step, got {tuple(x.shape)}; add the time axis"
+            )
+        return lif(x, self.beta, self.threshold, self.spike_grad)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A live membrane is a graph node, which neither deepcopy nor pickle accepts; its value travels alone.
+        state = dict(self.__dict__)
+        state["_buffers"] = {**self._buffers, "mem": self.mem.detach()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._step_mode == "s":
+            _teach_snntorch_reset()
+
+    def extra_repr(self) -> str:
+        """Decay, threshold, surrogate and mode, for ``print(model)``."""
+        numbers = [
+            f"{n}={v.item():g}" if v.numel() == 1 else n
+            for n, v in (("beta", self.beta), ("threshold", self.threshold))
+        ]
+        return f"{', '.join(numbers)}, spike_grad={self.spike_grad!r}, step_mode={self._step_mode!r}"
+
+
+class IntegerLIF(nn.Module):
+    """Integer LIF (I-LIF): fires 0..levels spikes at once in training, which a chip unrolls to binary steps.
+
+    Multi-step: ``(T, B, ...)`` in one call, from rest, nothing kept. Source: SpikeYOLO and SDT-V3.
+
+    Args:
+        levels: D, the most spikes that one step may carry.
+        beta: membrane decay per step.
+        spike_cap: a lower limit than ``levels``, settable at any time; None for no limit. This is the second half of
+            DSTP for nets whose time axis is folded into integer levels.
+    """
+
+    def __init__(self, levels: int = 4, *, beta: float = 0.25, spike_cap: int | None = None) -> None:
+        super().__init__()
+        if levels < 1:
+            raise SettingError(f"IntegerLIF: levels={levels} must be at least 1. Pass the D of the net, for example 4.")
+        if not 0 <= beta <= 1:
+            raise SettingError(f"IntegerLIF: beta={beta} is outside [0, 1]. Pass the membrane decay per step.")
+        self.levels, self.beta = levels, beta
+        self.spike_cap = spike_cap
+
+    @property
+    def spike_cap(self) -> int | None:
+        """Most spikes per step, at most ``levels``; None for no limit."""
+        return self._spike_cap
+
+    @spike_cap.setter
+    def spike_cap(self, cap: int | None) -> None:
+        if cap is not None and not 1 <= cap <= self.levels:
+            raise SettingError(
+                f"IntegerLIF: spike_cap={cap} is outside 1..{self.levels}. Pass a level, or None for no limit."
+            )
+        self._spike_cap = cap
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integer spikes ``(T, B, ...)`` in the dtype of ``x``."""
+        if x.dim() < 2 or x.shape[0] == 0:
+            raise LayoutError(f"IntegerLIF: expected (T, B, ...) with at least one step, got {tuple(x.shape)}")
+        return integer_lif(x, self.beta, self.levels if self._spike_cap is None else self._spike_cap)
+
+    def extra_repr(self) -> str:
+        """Levels, decay and cap, for ``print(model)``."""
+        return f"levels={self.levels}, beta={self.beta:g}, spike_cap={self._spike_cap}"
+
+
+def reset(net: nn.Module) -> None:
+    """Put every spiking neuron of ``net`` at rest, at any depth, and touch no other model.
+
+    Works for every snnTorch neuron that has ``reset_mem``. Multi-step neurons keep no state, so nothing changes there.
+    """
+    for module in net.modules():
+        if isinstance(module, snn.SpikingNeuron) and hasattr(module, "reset_mem"):
+            module.reset_mem()
+
+
+def _teach_snntorch_reset() -> None:
+    # snnTorch 1.0.0's utils.reset looks at direct children only and then clears every neuron of the process. It does so
+    # through this helper, so replacing it also serves code that imported `reset` by name. Later releases have no such
+    # helper and walk the model themselves.
+    if hasattr(utils, "_layer_check"):
+        utils._layer_check = reset

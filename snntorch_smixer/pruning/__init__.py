@@ -1,0 +1,1 @@
+"""Dynamic Spatial-Temporal Spiking Pruning (DSTSP): which steps and tokens to keep, by spike count."""

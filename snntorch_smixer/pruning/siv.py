@@ -1,0 +1,36 @@
+"""Spike intensity value (SIV), and the ranking by it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snntorch_smixer import shapes
+
+RANKINGS = ("low", "high", "random")
+
+
+def siv(spikes: Tensor, over: str) -> Tensor:
+    """Spike intensity value: spikes summed over the named axes of ``(T, B, N, C)``.
+
+    ``over="c"`` gives one value per token, ``(T, B, N)``; ``over="n c"`` one per step, ``(T, B)``; ``over="t c"`` one
+    per token over all steps, ``(B, N)``. Sums are float32 and so exact up to 2^24 spikes, also under autocast. Source:
+    paper, SIV; I_S and I_T.
+    """
+    shapes.check_tokens("siv", spikes)
+    return spikes.sum([shapes.axis(a) for a in over.split()], dtype=torch.float32)
+
+
+def rank(scores: Tensor, ranking: str = "low") -> Tensor:
+    """Order in which regions are kept, first kept first: ``(B, M)`` scores to ``(B, M)`` indices.
+
+    Args:
+        scores: SIV per region, one row per sample. A row's order depends on that row alone.
+        ranking: what is pruned first: "low" SIV (the paper's LP), "high" SIV (HP), or "random" regions (RP; one draw
+            for the whole batch from torch's generator, so that a batch-mate never changes a result). Equal scores keep
+            the lowest index first.
+    """
+    if ranking == "random":
+        draw = torch.randperm(scores.shape[1], device=scores.device)
+        return draw.expand(scores.shape)
+    return scores.sort(dim=1, descending=ranking == "low", stable=True).indices

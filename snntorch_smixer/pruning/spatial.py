@@ -1,0 +1,34 @@
+"""Dynamic spiking spatial pruning (DSSP): keep the tokens with the highest SIV."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from snntorch_smixer.errors import SettingError
+from snntorch_smixer.pruning.siv import rank, siv
+
+
+def tokens_kept(num_tokens: int, ps: float) -> int:
+    """``N' = max(1, round(N * (1 - ps)))``: 64 -> 45 and 196 -> 137 at ps = 0.3. Halves round to even.
+
+    Raises:
+        SettingError: ps outside [0, 1).
+    """
+    if not 0 <= ps < 1:
+        raise SettingError(f"DSSP: ps={ps} is outside [0, 1). Pass the share of tokens to drop, for example 0.3.")
+    return max(1, round(num_tokens * (1 - ps)))
+
+
+def dssp(spikes: Tensor, ps: float, ranking: str = "low") -> Tensor:
+    """Choose N' = N (1 - ps) tokens by spatial SIV, summed over the steps: all steps share one token set.
+
+    Args:
+        spikes: ``(T', B, N, C)``, of the kept steps.
+        ps: share of tokens to drop, in [0, 1).
+        ranking: see `rank`.
+
+    Returns:
+        ``(B, N')`` kept tokens, first kept first (busiest first for ``ranking="low"``). Source: paper, DSSP; I_S.
+    """
+    keep = tokens_kept(spikes.shape[2], ps)
+    return rank(siv(spikes, "t c"), ranking)[:, :keep]

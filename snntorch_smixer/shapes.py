@@ -1,0 +1,82 @@
+"""Axis letters and the only reshaping code of the package.
+
+Inside the package tokens are ``(T, B, N, C)``: steps, samples, tokens, channels. Images and event frames are
+``(T, B, C, H, W)``. Token ``n`` of an ``H x W`` grid is row-major: ``n = row * W + column``.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from snntorch_smixer.errors import LayoutError
+
+TOKEN_AXES = "t b n c"
+
+
+def axis(letter: str) -> int:
+    """Position of an axis letter in ``(T, B, N, C)``."""
+    letters = TOKEN_AXES.split()
+    if letter not in letters:
+        raise LayoutError(f"shapes.axis: got axis {letter!r}. Expected one of {TOKEN_AXES}.")
+    return letters.index(letter)
+
+
+def check_tokens(where: str, x: Tensor, *, tokens: int | None = None, channels: int | None = None) -> None:
+    """Raise `LayoutError` unless ``x`` is ``(T, B, N, C)`` with the wanted token and channel counts."""
+    if x.dim() != 4:
+        hint = "did you forget the time axis?" if x.dim() == 3 else "convert with shapes.grid_to_tokens"
+        raise LayoutError(f"{where}: expected tokens (T, B, N, C), got shape {tuple(x.shape)}; {hint}")
+    check_token_axes(where, x, tokens=tokens, channels=channels)
+
+
+def check_token_axes(where: str, x: Tensor, *, tokens: int | None = None, channels: int | None = None) -> None:
+    """Raise `LayoutError` unless the last two axes of ``x`` hold the wanted token and channel counts."""
+    if x.dim() < 3:
+        raise LayoutError(
+            f"{where}: expected (T, B, N, C) or (B, N, C), got shape {tuple(x.shape)}; add the batch axis"
+        )
+    if tokens is not None and x.shape[-2] != tokens:
+        raise LayoutError(
+            f"{where}: expected {tokens} tokens, got {x.shape[-2]} in shape {tuple(x.shape)}; "
+            "feed the resolution that W_M was built for, or pass the Selection that pruned these tokens"
+        )
+    if channels is not None and x.shape[-1] != channels:
+        raise LayoutError(
+            f"{where}: expected {channels} channels on the last axis, got {x.shape[-1]} in shape {tuple(x.shape)}; "
+            "tokens are (T, B, N, C), channels last"
+        )
+
+
+def grid_to_tokens(x: Tensor) -> Tensor:
+    """``(T, B, C, H, W)`` to ``(T, B, N, C)`` with ``N = H * W``, row-major."""
+    return x.flatten(3).transpose(2, 3)
+
+
+def tokens_to_grid(x: Tensor, height: int, width: int) -> Tensor:
+    """``(T, B, N, C)`` to ``(T, B, C, H, W)``: the inverse of `grid_to_tokens`."""
+    if height * width != x.shape[2]:
+        raise LayoutError(f"shapes.tokens_to_grid: {x.shape[2]} tokens do not fill a {height} x {width} grid")
+    return x.transpose(2, 3).unflatten(3, (height, width))
+
+
+def fold_steps(x: Tensor) -> Tensor:
+    """``(T, B, ...)`` to ``(T*B, ...)``, step-major, for layers that know no time."""
+    return x.flatten(0, 1)
+
+
+def unfold_steps(x: Tensor, steps: int) -> Tensor:
+    """``(T*B, ...)`` to ``(T, B, ...)``: the inverse of `fold_steps`."""
+    return x.unflatten(0, (steps, -1))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """``(..., N, C)`` to ``(M, h*N, C/h)``: head-major token rows, ``M`` the product of the leading axes."""
+    n, c = x.shape[-2:]
+    return x.reshape(-1, n, heads, c // heads).transpose(1, 2).flatten(1, 2)
+
+
+def join_heads(x: Tensor, like: Tensor) -> Tensor:
+    """``(M, h*N, C/h)`` back to the ``(..., N, C)`` of ``like``: the inverse of `split_heads`."""
+    n, c = like.shape[-2:]
+    heads = c // x.shape[-1]
+    return x.unflatten(1, (heads, n)).transpose(1, 2).reshape(like.shape)

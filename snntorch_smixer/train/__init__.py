@@ -1,0 +1,1 @@
+"""Training: recipe, data, loop. Needs the extra "train" for the loop."""

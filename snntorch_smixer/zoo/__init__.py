@@ -1,0 +1,1 @@
+"""Model zoo: cards, names, and loading weights."""
