@@ -1,38 +1,73 @@
-"""Train a shipped SMixer net on all of Fashion-MNIST, and evaluate it on the 10,000 test images.
+"""Train a shipped SMixer net on all of Fashion-MNIST, evaluate it on the 10,000 test images, and write its card.
 
     python examples/01_train_fashion_mnist.py --data DATA --model smixer-2-64-fmnist --compile
 
 DATA is the folder that holds FashionMNIST/raw (torchvision's layout). A run that was stopped continues where it was.
+Weights, card and log go to OUT; --publish also copies them to the model's folder in zoo/.
 """
 
 import argparse
-import tomllib
+import hashlib
+import shutil
 from pathlib import Path
 
+import snntorch
 import torch
 from safetensors.torch import save_file
 
-from snntorch_smixer.models.config import SMixerConfig
-from snntorch_smixer.models.smixer_net import SMixerNet
+from snntorch_smixer import create_model
 from snntorch_smixer.train.data import fashion_mnist
 from snntorch_smixer.train.loop import accuracy, fit
 from snntorch_smixer.train.recipe import Recipe
+from snntorch_smixer.zoo.card import WEIGHTS, Card, Measured
+from snntorch_smixer.zoo.hub import load_weights
+from snntorch_smixer.zoo.registry import zoo_folder
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", required=True)
 parser.add_argument("--model", default="smixer-2-64-fmnist")
-parser.add_argument("--out", default=None)
-parser.add_argument("--compile", action="store_true")
-parser.add_argument("--threads", type=int, default=None)
+parser.add_argument("--out", type=Path, help="default: runs/MODEL")
+parser.add_argument("--compile", action="store_true", help="run the training step through torch.compile")
+parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+parser.add_argument("--publish", action="store_true", help="copy weights and card to zoo/MODEL")
 args = parser.parse_args()
-if args.threads:
-    torch.set_num_threads(args.threads)
-folder = Path("zoo") / args.model
-recipe = Recipe.load(folder / "recipe.toml")
-torch.manual_seed(recipe.seed)
-net = SMixerNet(SMixerConfig.from_dict(tomllib.loads((folder / "config.toml").read_text())))
+
+torch.set_num_threads(args.threads)
 data = fashion_mnist(args.data)
-out = Path(args.out or f"runs/{args.model}")
+recipe = Recipe.load(zoo_folder() / args.model / "recipe.toml")
+torch.manual_seed(recipe.seed)
+net = create_model(args.model)
+if recipe.init_from:
+    load_weights(net, recipe.init_from)
+out = args.out or Path("runs") / args.model
 fit(net, recipe, data=data, out=out, compile_step=args.compile)
-save_file(net.state_dict(), out / "weights.safetensors")
-print(f"test accuracy {accuracy(net, data.normalise(data.test[0]), data.test[1]):.4f}")
+
+save_file(net.state_dict(), out / WEIGHTS)
+weights = (out / WEIGHTS).read_bytes()
+images, labels = data.normalise(data.test[0]), data.test[1]
+card = Card(
+    name=args.model,
+    summary=f"SMixer, {net.config.depth} blocks of {net.config.dim} channels, for 28 x 28 grey images.",
+    dataset="Fashion-MNIST, 60,000 training images (Zalando SE, MIT licence)",
+    license="MIT",
+    mean=data.mean,
+    std=data.std,
+    classes=data.classes,
+    sha256=hashlib.sha256(weights).hexdigest(),
+    size_bytes=len(weights),
+    measured=Measured(
+        test_accuracy=accuracy(net, images, labels),
+        test_images=len(labels),
+        demo_accuracy=accuracy(net, images[:1000], labels[:1000]),
+        epochs=recipe.epochs,
+        seed=recipe.seed,
+        precision=recipe.precision,
+        command=f"python examples/01_train_fashion_mnist.py --data DATA --model {args.model} --compile",
+        versions=f"torch {torch.__version__}, snntorch {snntorch.__version__}",
+    ),
+)
+card.save(out)
+print(f"{args.model}: {card.measured.test_accuracy:.2%} of {len(labels)} test images; {out / WEIGHTS}")
+if args.publish:
+    for name in (WEIGHTS, "card.toml", "log.jsonl"):
+        shutil.copy(out / name, zoo_folder() / args.model / name)

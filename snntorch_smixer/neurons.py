@@ -75,7 +75,10 @@ def _picklable(spike_grad: SpikeGrad) -> SpikeGrad:
         return spike_grad
     factory = spike_grad.__qualname__.split(".")[0]
     found = inspect.getclosurevars(spike_grad).nonlocals
-    settings = {k: v for k, v in found.items() if k in inspect.signature(getattr(surrogate, factory)).parameters}
+    parameters = inspect.signature(getattr(surrogate, factory)).parameters
+    if len(found) == len(parameters) == 1:  # custom_surrogate renames its only parameter
+        found = dict(zip(parameters, found.values(), strict=True))
+    settings = {k: v for k, v in found.items() if k in parameters}
     return _NamedGrad(factory, settings) if len(settings) == len(found) else spike_grad
 
 
@@ -142,7 +145,8 @@ class LIF(snn.Leaky):
             LayoutError: a membrane is passed in multi-step mode, or there is no step.
         """
         if self._step_mode == "s":
-            out = super().forward(x, mem)
+            # Dspike keeps the dtype, so a half precision current would make the membrane half precision too.
+            out = super().forward(x.to(torch.promote_types(x.dtype, torch.float32)), mem)
             return (out[0].to(x.dtype), *out[1:]) if isinstance(out, tuple) else out.to(x.dtype)
         if mem is not None:
             raise LayoutError(
@@ -211,7 +215,9 @@ class IntegerLIF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Integer spikes ``(T, B, ...)`` in the dtype of ``x``."""
         if x.dim() < 2 or x.shape[0] == 0:
-            raise LayoutError(f"IntegerLIF: expected (T, B, ...) with at least one step, got {tuple(x.shape)}")
+            raise LayoutError(
+                f"IntegerLIF: expected (T, B, ...) with at least one step, got {tuple(x.shape)}; add the time axis"
+            )
         return integer_lif(x, self.beta, self.levels if self._spike_cap is None else self._spike_cap)
 
     def extra_repr(self) -> str:
@@ -229,9 +235,25 @@ def reset(net: nn.Module) -> None:
             module.reset_mem()
 
 
+class _CheckAndReset:
+    """Stands in for ``snntorch.utils._layer_check``: notes the kinds of neurons as before, and puts the net at rest."""
+
+    def __init__(self, note_kinds: Callable[[nn.Module], None]) -> None:
+        self.note_kinds = note_kinds
+
+    def __call__(self, net: nn.Module) -> None:
+        self.note_kinds(net)  # snntorch.backprop reads these notes to cut the graph between truncated steps
+        reset(net)
+
+
+def _nothing_left_to_reset() -> None:
+    """Stands in for ``snntorch.utils._layer_reset``, which clears every neuron of the process."""
+
+
 def _teach_snntorch_reset() -> None:
     # snnTorch 1.0.0's utils.reset looks at direct children only and then clears every neuron of the process. It does so
-    # through this helper, so replacing it also serves code that imported `reset` by name. Later releases have no such
-    # helper and walk the model themselves.
-    if hasattr(utils, "_layer_check"):
-        utils._layer_check = reset
+    # through two helpers, so replacing those also serves code that imported `reset` by name. Later releases have no
+    # such helpers and walk the model themselves.
+    check = getattr(utils, "_layer_check", None)
+    if check is not None and not isinstance(check, _CheckAndReset):
+        utils._layer_check, utils._layer_reset = _CheckAndReset(check), _nothing_left_to_reset

@@ -22,15 +22,18 @@ def throughput(models: Mapping[str, nn.Module], x: Tensor, *, rounds: int = 5) -
     """
     seconds: dict[str, list[float]] = {name: [] for name in models}
     with torch.no_grad():
-        for round_ in range(rounds + 1):
+        for _ in range(rounds + 1):
             for name, model in models.items():
-                _wait(x)
-                start = time.perf_counter()
-                model(x)
-                _wait(x)
-                if round_:
-                    seconds[name].append(time.perf_counter() - start)
-    return {name: len(x) / median(values) for name, values in seconds.items()}
+                seconds[name].append(_time(model, x))
+    return {name: len(x) / median(values[1:]) for name, values in seconds.items()}
+
+
+def _time(model: nn.Module, x: Tensor) -> float:
+    _wait(x)
+    start = time.perf_counter()
+    model(x)
+    _wait(x)
+    return time.perf_counter() - start
 
 
 def _wait(x: Tensor) -> None:

@@ -26,7 +26,8 @@ def lif(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Callable[[Tensor
     decay = beta.clamp(0, 1)
     wide = torch.promote_types(x.dtype, torch.float32)
     currents = x.unbind(0)
-    mem, spikes = currents[0].to(wide), list[Tensor]()
+    mem = currents[0].to(wide)
+    spikes: list[Tensor] = []
     for step, current in enumerate(currents):
         if step:
             mem = decay * mem.masked_fill(spikes[-1].detach() > 0, 0) + current.to(wide)
@@ -70,4 +71,4 @@ def cap_spikes(spikes: Tensor, cap: int) -> Tensor:
     """
     counts = spikes.detach()
     budget = (cap - (counts.cumsum(0) - counts)).clamp(min=0).to(spikes.dtype)
-    return torch.where(counts <= budget, spikes, budget)
+    return torch.where((counts <= budget) & (budget > 0), spikes, budget)

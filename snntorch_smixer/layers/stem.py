@@ -42,7 +42,10 @@ class SpikingPatchSplitting(nn.Module):
                 f"SpikingPatchSplitting: dim={dim} is no multiple of 8; the stem divides it by 8. Round it."
             )
         if len(strides) != 5 or min(strides) < 1:
-            raise SettingError(f"SpikingPatchSplitting: strides={tuple(strides)} must be five positive numbers.")
+            raise SettingError(
+                f"SpikingPatchSplitting: strides={tuple(strides)} must be five positive numbers. "
+                "Pass one for each convolution, for example (1, 1, 1, 2, 2)."
+            )
         widths = [in_channels, dim // 8, dim // 4, dim // 2, dim, dim - dim // 8]
         self.in_channels, self.stride = in_channels, prod(strides)
         self.units = nn.ModuleList(
@@ -61,20 +64,25 @@ class SpikingPatchSplitting(nn.Module):
                 ``(n - 1/T) / (n - 1)`` of BatchNorm's n values per channel.
 
         Raises:
-            LayoutError: wrong rank, channels, or a size that the total stride does not divide.
+            LayoutError: wrong rank, channels or number of steps, or a size that the total stride does not divide.
         """
-        self._check(x)
         steps = x.shape[0] if steps is None else steps
+        self._check(x, steps)
         main = _show(self.units[0](x), steps)
         for unit in self.units[1:]:
             main = unit(main)
         return shapes.grid_to_tokens(torch.cat([main, _show(self.short(x), steps)], 2))
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, steps: int) -> None:
         if x.dim() != 5 or x.shape[2] != self.in_channels:
             raise LayoutError(
                 f"SpikingPatchSplitting: expected (T, B, {self.in_channels}, H, W), got shape {tuple(x.shape)}; "
                 "did you forget the time axis?"
+            )
+        if x.shape[0] not in (1, steps):
+            raise LayoutError(
+                f"SpikingPatchSplitting: expected 1 or {steps} steps on the first axis, got shape {tuple(x.shape)}; "
+                "only a static image is repeated, so pass steps=None for frames"
             )
         if x.shape[3] % self.stride or x.shape[4] % self.stride:
             raise LayoutError(

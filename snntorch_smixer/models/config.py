@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import prod
+from math import inf, prod
 from typing import Any
 
 from snntorch_smixer.errors import SettingError, check_choice
@@ -53,15 +53,8 @@ class SMixerConfig:
     prune: DSTSPConfig | None = None
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "num_classes", "dim", "depth", "heads", "T"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise SettingError(f"SMixerConfig: {name}={value!r} must be a whole number of at least 1.")
-        if len(self.strides) != 5 or min(self.strides) < 1 or len(self.img_size) != 2:
-            raise SettingError(
-                f"SMixerConfig: strides={self.strides} must be five positive numbers and img_size={self.img_size} two."
-            )
-        if any(side < 1 or side % prod(self.strides) for side in self.img_size):
+        _check_numbers(self)
+        if any(side % prod(self.strides) for side in self.img_size):
             raise SettingError(
                 f"SMixerConfig: img_size={self.img_size} does not divide by the stem's total stride "
                 f"{prod(self.strides)}. Choose another size or other strides."
@@ -102,6 +95,27 @@ class SMixerConfig:
             # TOML has no null: a table without t or spike_cap means no limit.
             values["prune"] = DSTSPConfig(**{"t": None, **values["prune"]})
         return cls(**values)
+
+
+def _check_numbers(config: SMixerConfig) -> None:
+    for name in ("in_channels", "num_classes", "dim", "depth", "heads", "T"):
+        value = getattr(config, name)
+        if not _is_count(value):
+            raise SettingError(f"SMixerConfig: {name}={value!r} must be a whole number of at least 1.")
+    for name, length in (("img_size", 2), ("strides", 5)):
+        value = getattr(config, name)
+        if not isinstance(value, (tuple, list)) or len(value) != length or not all(map(_is_count, value)):
+            raise SettingError(f"SMixerConfig: {name}={value!r} must be {length} whole numbers of at least 1.")
+    for name in ("mlp_ratio", "threshold", "gamma"):
+        value = getattr(config, name)
+        if not (isinstance(value, (int, float)) and 0 < value < inf):
+            raise SettingError(f"SMixerConfig: {name}={value!r} must be a positive number.")
+    if not (isinstance(config.beta, (int, float)) and 0 <= config.beta <= 1):
+        raise SettingError(f"SMixerConfig: beta={config.beta!r} is outside [0, 1]. Pass the membrane decay per step.")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
 
 
 def _check_keys(cls: type, raw: Mapping[str, Any], where: str) -> None:

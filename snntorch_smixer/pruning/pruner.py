@@ -47,7 +47,7 @@ class DSTSPConfig:
         tokens_kept(1, self.ps)
         for name in ("t", "spike_cap"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (type(value) is not int or value < 1):
                 raise SettingError(
                     f"DSTSP: {name}={value!r} must be a whole number of at least 1, or None for no limit."
                 )
@@ -110,11 +110,11 @@ class DSTSP(nn.Module):
         chosen = self.settings
         steps, _, tokens = x.shape[:3]
         t = steps if chosen.t is None else chosen.t
-        spikes = spikes.detach()
-        kept_steps = dstp(spikes, t, chosen.ranking)
         nothing = t == steps and tokens_kept(tokens, chosen.ps) == tokens and chosen.spike_cap is None
         if nothing or not self.is_active():
             return x, None
+        spikes = spikes.detach()
+        kept_steps = dstp(spikes, t, chosen.ranking)
         if t < steps:
             x, spikes = take_steps(x, kept_steps), take_steps(spikes, kept_steps)
         kept = self._select(spikes, kept_steps, steps)
@@ -143,4 +143,7 @@ class DSTSP(nn.Module):
     def extra_repr(self) -> str:
         """All settings, for ``print(model)``."""
         s = self.settings
-        return f"ps={s.ps:g}, t={s.t}, merge={s.merge}, ranking={s.ranking}, w_prime={s.w_prime}, active={s.active}"
+        return (
+            f"ps={s.ps:g}, t={s.t}, merge={s.merge}, ranking={s.ranking}, w_prime={s.w_prime}, "
+            f"spike_cap={s.spike_cap}, active={s.active}"
+        )

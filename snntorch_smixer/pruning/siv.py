@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from snntorch_smixer import shapes
+from snntorch_smixer.errors import check_choice
 
 RANKINGS = ("low", "high", "random")
 
@@ -30,6 +31,7 @@ def rank(scores: Tensor, ranking: str = "low") -> Tensor:
             for the whole batch from torch's generator, so that a batch-mate never changes a result). Equal scores keep
             the lowest index first.
     """
+    check_choice("rank", "ranking", ranking, RANKINGS)
     if ranking == "random":
         draw = torch.randperm(scores.shape[1], device=scores.device)
         return draw.expand(scores.shape)

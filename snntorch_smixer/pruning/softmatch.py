@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from snntorch_smixer.errors import check_choice
 from snntorch_smixer.selection import Selection, take_tokens
 
 MERGES = ("softmatch", "drop", "sum", "fuse")
@@ -47,6 +48,7 @@ def merge_dropped(x: Tensor, kept: Selection, merge: str = "softmatch") -> Tenso
     Returns:
         ``(T', B, N', C)``, with N' + 1 tokens for "fuse".
     """
+    check_choice("merge_dropped", "merge", merge, MERGES)
     mine = take_tokens(x, kept.tokens)
     if merge == "drop" or not kept.drops_tokens:
         return mine

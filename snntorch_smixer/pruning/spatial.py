@@ -14,9 +14,10 @@ def tokens_kept(num_tokens: int, ps: float) -> int:
     Raises:
         SettingError: ps outside [0, 1).
     """
-    if not 0 <= ps < 1:
+    if not (isinstance(ps, (int, float)) and 0 <= ps < 1):
         raise SettingError(f"DSSP: ps={ps} is outside [0, 1). Pass the share of tokens to drop, for example 0.3.")
-    return max(1, round(num_tokens * (1 - ps)))
+    # range() yields a plain number under torch.compile, which makes a float symbolic, and N' with it, once ps changed.
+    return max(1, len(range(round(num_tokens * (1 - ps)))))
 
 
 def dssp(spikes: Tensor, ps: float, ranking: str = "low") -> Tensor:

@@ -26,6 +26,7 @@ class Recipe:
         flip: random horizontal flip.
         precision: "fp32" or "bf16" (autocast).
         seed: of initialisation, order and augmentation.
+        init_from: model whose weights the training starts from; empty for random weights.
     """
 
     epochs: int = 15
@@ -39,6 +40,7 @@ class Recipe:
     flip: bool = True
     precision: str = "fp32"
     seed: int = 0
+    init_from: str = ""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0 or self.crop_padding < 0:

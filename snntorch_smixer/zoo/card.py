@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,6 +82,15 @@ class Card:
         _check_keys(f"{folder / 'card.toml'} [measured]", Measured, raw["measured"])
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         return cls(**{**values, "measured": Measured(**raw["measured"])})
+
+    def save(self, folder: Path) -> None:
+        """Write ``card.toml`` into a model folder; `load` reads it back equal."""
+        raw = dataclasses.asdict(self)
+        measured = raw.pop("measured")
+        # JSON's strings, numbers and arrays are TOML's too.
+        lines = [f"{key} = {json.dumps(value)}" for key, value in raw.items()]
+        lines += ["", "[measured]", *(f"{key} = {json.dumps(value)}" for key, value in measured.items()), ""]
+        (folder / "card.toml").write_text("\n".join(lines), encoding="utf-8")
 
     def check_weights(self, path: Path) -> None:
         """Raise `CardError` unless the file has the size and SHA-256 of the card."""

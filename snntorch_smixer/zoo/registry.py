@@ -13,7 +13,7 @@ from snntorch_smixer.errors import CardError
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.pruning.pruner import DSTSPConfig
-from snntorch_smixer.zoo.card import load_config
+from snntorch_smixer.zoo.card import Card, load_config
 
 TWIN = "-dstsp"
 
@@ -59,6 +59,17 @@ def model_config(name: str) -> SMixerConfig:
     near = get_close_matches(name, list_models(), n=3)
     hint = f"Did you mean {', '.join(near)}?" if near else "See list_models()."
     raise CardError(f"create_model: no model is called {name!r}. {hint}")
+
+
+def model_card(name: str) -> Card:
+    """Card of a shipped model: input normalisation, classes, licence, measured results.
+
+    Raises:
+        CardError: no model of this name is shipped.
+    """
+    if name not in shipped():
+        raise CardError(f"model_card: {name!r} is not shipped; there are cards of {', '.join(shipped())}.")
+    return Card.load(zoo_folder() / name)
 
 
 def create_model(
