@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import save_file
 
 from snntorch_smixer import create_model
+from snntorch_smixer.models.evaluate import accuracy
 from snntorch_smixer.train.data import fashion_mnist
-from snntorch_smixer.train.loop import accuracy, fit
+from snntorch_smixer.train.loop import fit
 from snntorch_smixer.train.recipe import Recipe
 from snntorch_smixer.zoo.card import WEIGHTS, Card, Measured
 from snntorch_smixer.zoo.hub import load_weights

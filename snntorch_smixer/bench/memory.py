@@ -48,7 +48,8 @@ class _Saved:
     """Holds one tensor of the graph; dies with its node, which a weak reference then shows."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+        # Detached: a node's own output holds the node, which would hold this and never die.
+        self.tensor = tensor.detach()
 
     def unpack(self) -> Tensor:
         return self.tensor

@@ -53,12 +53,16 @@ def mix_shared(x: Tensor, w_prime: Tensor) -> Tensor:
     """``W' X`` with one ``(h, N', N')`` for the whole batch, as one batched product over heads.
 
     A broadcast ``matmul`` would keep a copy of ``W'`` for every sample; folding samples into columns keeps one.
+
+    Args:
+        x: tokens, ``(..., N', C)``.
+        w_prime: ``(h, N', N')``.
     """
-    steps, batch, tokens, _ = x.shape
+    tokens, channels = x.shape[-2:]
     heads = w_prime.shape[0]
-    columns = x.unflatten(3, (heads, -1)).permute(3, 2, 0, 1, 4).reshape(heads, tokens, -1)
-    mixed = torch.bmm(w_prime.to(x.dtype), columns)
-    return mixed.view(heads, tokens, steps, batch, -1).permute(2, 3, 1, 0, 4).flatten(3)
+    columns = x.reshape(-1, tokens, heads, channels // heads).permute(2, 1, 0, 3)  # (h, N', M, C/h)
+    mixed = torch.bmm(w_prime.to(x.dtype), columns.flatten(2)).view(columns.shape)
+    return mixed.permute(2, 1, 0, 3).reshape(x.shape)
 
 
 def grid_is_cheaper(x: Tensor, heads: int, kept: Selection) -> bool:

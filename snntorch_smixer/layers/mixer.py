@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
@@ -91,12 +92,19 @@ class SpikingTokenMixer(nn.Module):
     def mix(self, spikes: Tensor, kept: Selection | None = None) -> Tensor:
         """``W_M X``, or ``W_M' X'`` on kept tokens: spikes in, real values out, same shape."""
         if kept is None or not kept.drops_tokens:
-            return shapes.join_heads(self.w_m(shapes.split_heads(spikes, self.heads)), spikes)
+            return self._mix_all(spikes)
         if kept.w_prime == "crop" or kept.rows is not None:
             return token_mix.mix_shared(spikes, token_mix.active_weight(self.matrix, kept)[0])
         if token_mix.grid_is_cheaper(spikes, self.heads, kept):
-            return token_mix.restrict_to_kept(self.mix(token_mix.expand_to_grid(spikes, kept)), kept)
+            return token_mix.restrict_to_kept(self._mix_all(token_mix.expand_to_grid(spikes, kept)), kept)
         return token_mix.token_mix_reference(spikes, self.matrix, kept)
+
+    def _mix_all(self, spikes: Tensor) -> Tensor:
+        # Calling the module lets hooks see it. Compiled code runs no hooks, and torch's Inductor (seen with 2.13) fails
+        # on this grouped convolution when the batch size is dynamic, so there the same product is a bmm.
+        if torch.compiler.is_compiling():
+            return token_mix.mix_shared(spikes, self.matrix)
+        return shapes.join_heads(self.w_m(shapes.split_heads(spikes, self.heads)), spikes)
 
     def _check(self, x: Tensor, kept: Selection | None) -> None:
         tokens = self.num_tokens if kept is None else kept.num_tokens

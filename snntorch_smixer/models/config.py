@@ -91,7 +91,7 @@ class SMixerConfig:
         _check_keys(cls, raw, "SMixerConfig")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         if values.get("prune") is not None:
-            _check_keys(DSTSPConfig, values["prune"], "SMixerConfig.prune")
+            _check_keys(DSTSPConfig, raw["prune"], "SMixerConfig.prune")
             # TOML has no null: a table without t or spike_cap means no limit.
             values["prune"] = DSTSPConfig(**{"t": None, **values["prune"]})
         return cls(**values)
@@ -118,7 +118,9 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value >= 1
 
 
-def _check_keys(cls: type, raw: Mapping[str, Any], where: str) -> None:
+def _check_keys(cls: type, raw: object, where: str) -> None:
+    if not isinstance(raw, Mapping):
+        raise SettingError(f"{where}: expected a table, got {raw!r}. Name the settings.")
     fields = [f.name for f in dataclasses.fields(cls)]
     for key in raw:
         if key not in fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,20 +75,23 @@ def _split(raw: Path, part: str) -> Split:
 
 def _read_idx(path: Path) -> np.ndarray:
     zipped = path.with_name(path.name + ".gz")
-    if zipped.exists():
-        raw = gzip.decompress(zipped.read_bytes())
-    elif path.exists():
-        raw = path.read_bytes()
-    else:
+    found = zipped if zipped.exists() else path
+    if not found.exists():
         raise CardError(
             f"fashion_mnist: neither {path} nor {zipped.name} exists. Pass the folder above FashionMNIST/raw."
         )
-    axes = raw[3]
-    shape = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
-    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * axes)
-    if raw[:3] != b"\0\0\x08" or values.size != np.prod(shape):
-        raise CardError(f"fashion_mnist: {path.name} is no complete idx file of bytes. Download it again.")
-    return values.reshape(shape).copy()
+    try:
+        return _parse_idx(gzip.decompress(found.read_bytes()) if found is zipped else found.read_bytes())
+    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
+        raise CardError(f"fashion_mnist: {found} is no complete idx file of bytes. Download it again.") from error
+
+
+def _parse_idx(raw: bytes) -> np.ndarray:
+    zeros, kind, axes = struct.unpack_from(">HBB", raw)
+    if zeros or kind != 0x08:
+        raise ValueError("not an idx file of unsigned bytes")
+    shape = struct.unpack_from(f">{axes}I", raw, 4)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

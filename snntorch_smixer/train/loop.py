@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from snntorch_smixer.extras import need
+from snntorch_smixer.models.evaluate import accuracy
 from snntorch_smixer.train.data import ImageData, Split, augment
 from snntorch_smixer.train.recipe import Recipe
 
@@ -86,20 +87,6 @@ def fit(
         accelerator.save_state(str(state))
         (Path(out) / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in progress.log))
     return progress.log
-
-
-def accuracy(net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 250) -> float:
-    """Share of normalised ``images`` that ``net`` classifies correctly, in evaluation mode; the mode is restored."""
-    device = next(net.parameters()).device
-    was_training, right = net.training, 0
-    net.eval()
-    try:
-        with torch.no_grad():
-            for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-                right += int((net(x.to(device)).argmax(1).cpu() == y).sum())
-    finally:
-        net.train(was_training)
-    return right / len(labels)
 
 
 def _loss(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:

@@ -43,7 +43,7 @@ class Recipe:
     init_from: str = ""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0 or self.crop_padding < 0:
+        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0 or self.crop_padding < 0:
             raise SettingError(
                 f"Recipe: epochs, batch_size and lr must be positive and crop_padding not negative: {self}"
             )

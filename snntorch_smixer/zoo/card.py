@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +131,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise CardError(f"{path}: not valid TOML: {error}. Restore the file.") from error
 
 
-def _check_keys(where: Path | str, cls: type, raw: Mapping[str, Any]) -> None:
+def _check_keys(where: Path | str, cls: type, raw: object) -> None:
+    if not isinstance(raw, dict):
+        raise CardError(f"{where}: expected a table, got {raw!r}. Restore the card.")
     wanted = {f.name for f in dataclasses.fields(cls)}
     if set(raw) != wanted:
         lacks, extra = sorted(wanted - set(raw)), sorted(set(raw) - wanted)

@@ -11,7 +11,7 @@ from torch import nn
 from snntorch_smixer.errors import CardError
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.zoo.card import WEIGHTS, Card, load_config
-from snntorch_smixer.zoo.registry import model_config, shipped, zoo_folder
+from snntorch_smixer.zoo.registry import shipped_folder
 
 
 def from_pretrained(name: str | Path) -> SMixerNet:
@@ -25,21 +25,13 @@ def from_pretrained(name: str | Path) -> SMixerNet:
         CardError: unknown name, no shipped weights, or a file that is missing, corrupt, truncated or of another
             network. Nothing is left half-loaded.
     """
-    if isinstance(name, Path) or Path(name).is_dir():
-        net = SMixerNet(load_config(Path(name)))
-    else:
-        net = SMixerNet(model_config(name))
-    return load_weights(net, name).eval()
+    folder = _folder(name)
+    return load_weights(SMixerNet(load_config(folder)), folder).eval()
 
 
 def load_weights(net: SMixerNet, name: str | Path) -> SMixerNet:
     """Load the weights of a shipped model, or of a model folder, into ``net``. Raises what `from_pretrained` raises."""
-    folder = Path(name) if isinstance(name, Path) or Path(name).is_dir() else zoo_folder() / name
-    if isinstance(name, str) and not Path(name).is_dir() and name not in shipped():
-        raise CardError(
-            f"from_pretrained: no weights of {name} are shipped; with weights: {', '.join(shipped())}. "
-            f"create_model({name!r}) builds it untrained."
-        )
+    folder = _folder(name)
     path = folder / WEIGHTS
     if not path.is_file():
         raise CardError(f"from_pretrained: {path} does not exist. Train the model, or name another folder.")
@@ -47,6 +39,10 @@ def load_weights(net: SMixerNet, name: str | Path) -> SMixerNet:
         Card.load(folder).check_weights(path)
     load_safetensors(net, path)
     return net
+
+
+def _folder(name: str | Path) -> Path:
+    return Path(name) if isinstance(name, Path) or Path(name).is_dir() else shipped_folder(name)
 
 
 def load_safetensors(net: nn.Module, path: Path) -> None:

@@ -13,7 +13,7 @@ from snntorch_smixer.errors import CardError
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.pruning.pruner import DSTSPConfig
-from snntorch_smixer.zoo.card import Card, load_config
+from snntorch_smixer.zoo.card import WEIGHTS, Card, load_config
 
 TWIN = "-dstsp"
 
@@ -26,9 +26,29 @@ def zoo_folder() -> Path:
     return inside if inside.is_dir() else here.parents[1] / "zoo"
 
 
+def configured() -> list[str]:
+    """Names of the folders of the zoo, with weights or without."""
+    return sorted(p.parent.name for p in zoo_folder().glob("*/config.toml"))
+
+
 def shipped() -> list[str]:
     """Names of the models whose weights come with the package."""
-    return sorted(p.parent.name for p in zoo_folder().glob("*/config.toml"))
+    return [name for name in configured() if (zoo_folder() / name / WEIGHTS).is_file()]
+
+
+def shipped_folder(name: str) -> Path:
+    """Folder of a model whose weights come with the package.
+
+    Raises:
+        CardError: the name is unknown, or no weights are shipped.
+    """
+    if name not in shipped():
+        model_config(name)
+        raise CardError(
+            f"zoo: no weights of {name} are shipped. With weights: {', '.join(shipped()) or 'none'}. "
+            f"create_model({name!r}) builds it untrained."
+        )
+    return zoo_folder() / name
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -40,7 +60,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """
     names = set(shipped())
     if not pretrained:
-        names |= set(CONFIGS) | {name + TWIN for name in CONFIGS}
+        names |= set(configured()) | set(CONFIGS) | {name + TWIN for name in CONFIGS}
     return sorted(name for name in names if fnmatch(name, pattern))
 
 
@@ -50,7 +70,7 @@ def model_config(name: str) -> SMixerConfig:
     Raises:
         CardError: the name is unknown; close matches are named.
     """
-    if name in shipped():
+    if name in configured():
         return load_config(zoo_folder() / name)
     base = name.removesuffix(TWIN)
     if base in CONFIGS:
@@ -58,7 +78,7 @@ def model_config(name: str) -> SMixerConfig:
         return config if base == name else dataclasses.replace(config, prune=DSTSPConfig())
     near = get_close_matches(name, list_models(), n=3)
     hint = f"Did you mean {', '.join(near)}?" if near else "See list_models()."
-    raise CardError(f"create_model: no model is called {name!r}. {hint}")
+    raise CardError(f"zoo: no model is called {name!r}. {hint}")
 
 
 def model_card(name: str) -> Card:
@@ -99,15 +119,16 @@ def create_model(
     asked = {"num_classes": num_classes, "in_channels": in_channels, "T": T}
     changes: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}
     config = model_config(name)
-    net = SMixerNet(dataclasses.replace(config, **changes))
-    if pretrained:
-        from snntorch_smixer.zoo.hub import load_weights
+    wanted = dataclasses.replace(config, **changes)
+    if not pretrained:
+        return SMixerNet(wanted)
+    from snntorch_smixer.zoo.hub import load_weights
 
-        for key in ("num_classes", "in_channels"):
-            if getattr(net.config, key) != getattr(config, key):
-                raise CardError(
-                    f"create_model: the weights of {name} have {key}={getattr(config, key)}, got {key}="
-                    f"{getattr(net.config, key)}. Leave it out, or set pretrained=False."
-                )
-        load_weights(net, name)
-    return net
+    for key in ("num_classes", "in_channels"):
+        if getattr(wanted, key) != getattr(config, key):
+            raise CardError(
+                f"create_model: the weights of {name} have {key}={getattr(config, key)}, got {key}="
+                f"{getattr(wanted, key)}. Leave it out, or set pretrained=False."
+            )
+    folder = shipped_folder(name)
+    return load_weights(SMixerNet(wanted), folder)

@@ -1,0 +1,27 @@
+"""Classification accuracy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def accuracy(net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 250) -> float:
+    """Share of normalised ``images`` that ``net`` classifies correctly, in evaluation mode; the mode is restored.
+
+    Args:
+        net: classifier, images ``(B, C, H, W)`` to logits ``(B, K)``.
+        images: ``(n, C, H, W)``.
+        labels: int64 ``(n,)``.
+        batch_size: images per call.
+    """
+    device = next(net.parameters()).device
+    was_training, right = net.training, 0
+    net.eval()
+    try:
+        with torch.no_grad():
+            for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+                right += int((net(x.to(device)).argmax(1).cpu() == y.cpu()).sum())
+    finally:
+        net.train(was_training)
+    return right / len(labels)

@@ -1,0 +1,211 @@
+"""Training on a handful of tiny images: what is recorded, and that a stopped run ends where a whole one does."""
+
+import copy
+import json
+import math
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snntorch_smixer.errors import MissingExtra
+from snntorch_smixer.models.config import SMixerConfig
+from snntorch_smixer.models.smixer_net import SMixerNet
+from snntorch_smixer.pruning.pruner import DSTSPConfig
+from snntorch_smixer.train.data import ImageData
+from snntorch_smixer.train.loop import _groups, _Schedule, accuracy, fit
+from snntorch_smixer.train.recipe import Recipe
+
+needs_accelerate = pytest.mark.skipif(find_spec("accelerate") is None, reason="accelerate is not installed")
+TWO_EPOCHS = Recipe(epochs=2, batch_size=16, crop_padding=1)
+
+
+@pytest.fixture
+def data() -> ImageData:
+    def split(number: int) -> tuple[Tensor, Tensor]:
+        return torch.randint(256, (number, 1, 8, 8), dtype=torch.uint8), torch.arange(number) % 4
+
+    return ImageData(split(64), split(20), (0.5,), (0.29,), ("a", "b", "c", "d"))
+
+
+def network(seed: int = 0) -> SMixerNet:
+    torch.manual_seed(seed)
+    return SMixerNet(SMixerConfig((8, 8), 1, 4, 8, 1, 2, T=2, threshold=0.5, prune=DSTSPConfig()))
+
+
+def classifier() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+
+
+def lines(out) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@needs_accelerate
+def test_two_epochs(data, tmp_path):
+    net = network()
+    before = copy.deepcopy(net.state_dict())
+    log = fit(net, TWO_EPOCHS, data=data, out=tmp_path / "run")
+    assert [record["epoch"] for record in log] == [1, 2]
+    assert lines(tmp_path / "run") == log
+    assert all([*record] == ["epoch", "loss", "test_accuracy", "lr", "seconds"] for record in log)
+    assert all(0.5 < record["loss"] < 3 and record["seconds"] >= 0 for record in log)
+    assert log[-1]["lr"] == pytest.approx(TWO_EPOCHS.min_lr)
+    assert log[-1]["test_accuracy"] == accuracy(net, data.normalise(data.test[0]), data.test[1])
+    assert all(not torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAfter:
+    """Forward pre-hook: stops the run at the given training step."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __call__(self, module: nn.Module, args: object) -> None:
+        self.steps -= module.training
+        if self.steps < 0:
+            raise Stop
+
+
+@needs_accelerate
+@pytest.mark.parametrize("done", [2, 4, 7, 11])
+def test_a_stopped_run_ends_bit_for_bit_where_a_whole_one_does(data, tmp_path, done):
+    recipe = Recipe(epochs=3, batch_size=16, crop_padding=1)
+    whole, first, second = network(), network(), network(seed=done)
+    expected = fit(whole, recipe, data=data, out=tmp_path / "whole")
+    hook = first.register_forward_pre_hook(StopAfter(done))
+    with pytest.raises(Stop):
+        fit(first, recipe, data=data, out=tmp_path / "stopped")
+    hook.remove()
+    finished = done // 4
+    if finished:
+        assert [record["epoch"] for record in lines(tmp_path / "stopped")] == [1, 2][:finished]
+    else:
+        assert not (tmp_path / "stopped").exists()
+        second = network()  # nothing was kept, so the run begins again
+    torch.manual_seed(99)
+    log = fit(second, recipe, data=data, out=tmp_path / "stopped")
+    for record in (*log, *expected):
+        record.pop("seconds")
+    assert log == expected
+    assert [record["epoch"] for record in lines(tmp_path / "stopped")] == [1, 2, 3]
+    state = whole.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in second.state_dict().items())
+
+
+@needs_accelerate
+def test_a_finished_run_is_only_loaded(data, tmp_path):
+    net, other = network(), network(seed=1)
+    log = fit(net, TWO_EPOCHS, data=data, out=tmp_path)
+    other.register_forward_pre_hook(StopAfter(0))
+    assert fit(other, TWO_EPOCHS, data=data, out=tmp_path) == log
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in other.state_dict().items())
+
+
+@needs_accelerate
+def test_the_seed_decides_order_and_augmentation(data, tmp_path):
+    weights = []
+    for number, seed in enumerate((5, 5, 6)):
+        net = network()
+        torch.manual_seed(number)
+        fit(net, Recipe(epochs=1, batch_size=16, seed=seed), data=data, out=tmp_path / str(number))
+        weights.append(net.head.linear.weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@needs_accelerate
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision(data, tmp_path, precision, dtype):
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    net = network()
+    net.head.register_forward_hook(lambda head, args, logits: seen[head.training].add(logits.dtype))
+    log = fit(net, Recipe(epochs=2, batch_size=16, precision=precision), data=data, out=tmp_path)
+    assert seen == {True: {dtype}, False: {torch.float32}}
+    assert all(math.isfinite(record["loss"]) for record in log)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in net.parameters())
+
+
+@needs_accelerate
+def test_the_loss_is_the_mean_over_images_not_over_batches(data, tmp_path):
+    net = classifier()
+    still = Recipe(epochs=1, batch_size=60, lr=1e-12, min_lr=1e-13, label_smoothing=0.3, crop_padding=0, flip=False)
+    [record] = fit(net, still, data=data, out=tmp_path)  # batches of 60 and 4
+    expected = F.cross_entropy(net(data.normalise(data.train[0])), data.train[1], label_smoothing=0.3)
+    assert record["loss"] == pytest.approx(expected.item(), abs=1e-4)
+
+
+@needs_accelerate
+def test_it_learns_what_can_be_learned(data, tmp_path):
+    for pixels, labels in (data.train, data.test):
+        pixels[:, :, :6] = (labels * 80).view(-1, 1, 1, 1)
+    net = network()
+    recipe = Recipe(epochs=10, batch_size=16, lr=2e-2, crop_padding=0, label_smoothing=0.0)
+    log = fit(net, recipe, data=data, out=tmp_path)
+    assert log[-1]["loss"] < 0.6 * log[0]["loss"]
+    assert log[-1]["test_accuracy"] > 0.45
+
+
+def test_without_accelerate_the_extra_is_named(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(MissingExtra, match=r"snntorch-smixer\[train\]"):
+        fit(classifier(), TWO_EPOCHS, data=data, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_warm_up_and_cosine_by_hand():
+    schedule = _Schedule(Recipe(epochs=5, lr=1.0, min_lr=0.2, warmup_epochs=0.5), steps_per_epoch=4)
+    # 2 of 20 steps of warm-up from 0.2; then 0.2 + 0.8 * (1 + cos) / 2 over 18 steps
+    assert [schedule(step) for step in (0, 1, 2)] == pytest.approx([0.2, 0.6, 1.0])
+    assert schedule(11) == pytest.approx(0.6)
+    assert schedule(8) == pytest.approx(0.2 + 0.8 * 0.75)
+    assert schedule(20) == pytest.approx(0.2)
+    assert schedule(25) == pytest.approx(0.2), "it does not rise again"
+
+
+def test_weight_decay_is_for_weights_with_two_or_more_axes():
+    net = network()
+    decayed, free = _groups(net, Recipe(weight_decay=0.5))
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.5, 0.0)
+    names = {p: name for name, p in net.named_parameters()}
+    assert {names[p] for p in free["params"]} == {n for n in names.values() if ".norm." in n or n.endswith(".bias")}
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+    assert net.blocks[0].mixer.w_m.weight in set(decayed["params"])
+
+
+class FirstPixels(nn.Module):
+    """The first pixels are the logits. Notes mode, gradients and batch sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.calls: list[tuple[bool, bool, int]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append((self.training, torch.is_grad_enabled(), len(x)))
+        return x.flatten(1)[:, :3] * self.weight
+
+
+def test_accuracy_by_hand():
+    net = FirstPixels()
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    images = F.one_hot(torch.tensor([0, 1, 2, 0, 2, 2, 1]), 64).float().view(7, 1, 8, 8)
+    assert accuracy(net, images, labels, batch_size=3) == 5 / 7
+    assert net.calls == [(False, False, 3), (False, False, 3), (False, False, 1)]
+    assert net.training
+    assert accuracy(net.eval(), images, labels) == 5 / 7
+    assert not net.training
+
+
+def test_accuracy_restores_the_mode_when_the_model_fails():
+    net = FirstPixels()
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        accuracy(net, torch.zeros(2, 1, 8, 8), torch.zeros(2, 5))
+    assert net.training
