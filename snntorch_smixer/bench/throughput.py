@@ -9,6 +9,8 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from snntorch_smixer.errors import SettingError
+
 
 def throughput(models: Mapping[str, nn.Module], x: Tensor, *, rounds: int = 5) -> dict[str, float]:
     """Median images per second of each model's forward pass without gradients.
@@ -20,6 +22,8 @@ def throughput(models: Mapping[str, nn.Module], x: Tensor, *, rounds: int = 5) -
         x: input with samples on the first axis.
         rounds: timed passes per model, after one that is not timed.
     """
+    if rounds < 1:
+        raise SettingError(f"throughput: rounds={rounds} must be at least 1. Pass how many passes to time.")
     seconds: dict[str, list[float]] = {name: [] for name in models}
     with torch.no_grad():
         for _ in range(rounds + 1):

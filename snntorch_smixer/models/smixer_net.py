@@ -85,6 +85,6 @@ class SMixerNet(nn.Module):
 
     def prune(self, tokens: Tensor) -> tuple[Tensor, Selection | None]:
         """DSTSP on the stem output; ``(tokens, None)`` without it."""
-        if self.dstsp is None:
+        if self.dstsp is None or not self.dstsp.is_active():
             return tokens, None
         return self.dstsp(tokens, self.first_spikes(tokens))

@@ -69,7 +69,8 @@ def unwrap(model: Model) -> Model:
     """
     if not isinstance(getattr(model, "dstsp", None), WrappedDSTSP):
         raise FamilyError(
-            f"unwrap: this {type(model).__name__} was not wrapped. To stop pruning set model.dstsp.active."
+            f"unwrap: this {type(model).__name__} was not wrapped, so there is nothing to undo. A net built "
+            "with pruning stops with model.dstsp.active = 'never'."
         )
     model.dstsp = None  # type: ignore[assignment]
     return model

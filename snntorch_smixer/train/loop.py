@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,10 +60,9 @@ def fit(
     optimizer = torch.optim.AdamW(_groups(net, recipe), lr=recipe.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _Schedule(recipe, steps))
     net, optimizer = accelerator.prepare(net, optimizer)
-    progress, state = Progress(), Path(out) / "state"
+    progress, out = Progress(), Path(out)
     accelerator.register_for_checkpointing(progress, schedule)
-    if state.exists():
-        accelerator.load_state(str(state))
+    _resume(accelerator, out)
     model = torch.compile(net, dynamic=False) if compile_step else net
     for epoch in range(len(progress.log), recipe.epochs):
         start, total = time.perf_counter(), 0.0
@@ -84,9 +84,29 @@ def fit(
             }
         )
         tqdm.write(json.dumps(progress.log[-1]))
-        accelerator.save_state(str(state))
-        (Path(out) / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in progress.log))
+        (out / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in progress.log))
+        _checkpoint(accelerator, out)
     return progress.log
+
+
+def _checkpoint(accelerator: Any, out: Path) -> None:
+    # Written beside the last one and then renamed, so that a stop in between leaves a whole one.
+    state, fresh, old = out / "state", out / "state.new", out / "state.old"
+    shutil.rmtree(fresh, ignore_errors=True)
+    accelerator.save_state(str(fresh))
+    shutil.rmtree(old, ignore_errors=True)
+    if state.exists():
+        state.rename(old)
+    fresh.rename(state)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _resume(accelerator: Any, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for state in (out / "state", out / "state.old"):
+        if state.exists():
+            accelerator.load_state(str(state))
+            return
 
 
 def _loss(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:

@@ -156,12 +156,11 @@ def test_pruning_adds_no_keys(firing_net):
 class _Recorder:
     """Forward pre-hook of a linear map: the most spikes that one neuron sent into it over the steps."""
 
-    def __init__(self) -> None:
-        self.most: list[float] = []
+    most: float = 0
 
     def __call__(self, module: nn.Module, args: tuple[Tensor]) -> None:
         assert set(args[0].unique().tolist()) <= {0.0, 1.0}
-        self.most.append(args[0].sum(0).max().item())
+        self.most = args[0].sum(0).max().item()
 
 
 class _Spy:
@@ -179,20 +178,23 @@ class _Spy:
 @pytest.mark.parametrize(("cap", "ps", "t"), [(1, 0.3, 4), (2, 0.3, 3), (2, 0, 4)])
 def test_the_spike_cap_holds_in_every_block(firing_net, monkeypatch, mixer, cap, ps, t):
     net, x = firing_net(mixer=mixer, prune=DSTSPConfig(ps=ps, t=t)), images()
-    record = _Recorder()
-    for module in net.blocks.modules():
+    records: dict[str, _Recorder] = {}
+    for name, module in net.blocks.named_modules():
         if isinstance(module, nn.Linear):
-            module.register_forward_pre_hook(record)
-    for block in net.blocks if mixer == "smixer" else ():
-        # W_M also runs as a plain product, without its module; and it calls itself on a filled grid.
-        monkeypatch.setattr(block.mixer, "mix", _Spy(block.mixer.mix, record))
+            module.register_forward_pre_hook(records.setdefault(name, _Recorder()))
+    for number, block in enumerate(net.blocks):
+        if mixer == "ssa":
+            block.mixer.scale = 1.0  # otherwise the neuron behind the product fires too seldom
+        else:
+            # W_M also runs as a plain product, without its module; and it calls itself on a filled grid.
+            spy = _Spy(block.mixer.mix, records.setdefault(f"{number}.mix", _Recorder()))
+            monkeypatch.setattr(block.mixer, "mix", spy)
     free = net(x)
-    assert len(record.most) >= (10 if mixer == "smixer" else 12)
-    assert max(record.most) > cap, "the cap would not bind"
-    record.most.clear()
+    assert len(records) == (10 if mixer == "smixer" else 12)
+    assert not [name for name, record in records.items() if record.most <= cap], "the cap would not bind"
     net.dstsp.spike_cap = cap
     capped = net(x)
-    assert max(record.most) == cap
+    assert {name: record.most for name, record in records.items()} == dict.fromkeys(records, cap)
     assert not torch.equal(capped, free)
 
 

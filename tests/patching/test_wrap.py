@@ -201,7 +201,10 @@ def test_what_was_not_wrapped_is_not_unwrapped(firing_net, prune):
     dstsp = net.dstsp
     with pytest.raises(FamilyError) as caught:
         unwrap(net)
-    assert str(caught.value) == ("unwrap: this SMixerNet was not wrapped. To stop pruning set model.dstsp.active.")
+    assert str(caught.value) == (
+        "unwrap: this SMixerNet was not wrapped, so there is nothing to undo. A net built with pruning stops with "
+        "model.dstsp.active = 'never'."
+    )
     assert net.dstsp is dstsp
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from itertools import product
 
 import pytest
 import torch
@@ -16,19 +17,22 @@ def images(batch: int = 40, channels: int = 2, height: int = 6, width: int = 5) 
     return torch.stack([torch.randperm(250)[:pixels].view(channels, height, width) + 1 for _ in range(batch)]).byte()
 
 
+def window(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """The image seen through a frame that was moved down and right; zero where it has no pixels."""
+    height, width = image.shape[1:]
+    found = torch.zeros_like(image)
+    for row, column in product(range(height), range(width)):
+        if 0 <= row + down < height and 0 <= column + right < width:
+            found[:, row, column] = image[:, row + down, column + right]
+    return found
+
+
 def windows(image: torch.Tensor, padding: int) -> dict[tuple[int, int, bool], torch.Tensor]:
     """Every crop of the padded image, mirrored or not, by its offset."""
-    height, width = image.shape[1:]
     found = {}
-    for down in range(-padding, padding + 1):
-        for right in range(-padding, padding + 1):
-            window = torch.zeros_like(image)
-            for row in range(height):
-                for column in range(width):
-                    if 0 <= row + down < height and 0 <= column + right < width:
-                        window[:, row, column] = image[:, row + down, column + right]
-            found[down, right, False] = window
-            found[down, right, True] = window.flip(2)
+    for down, right in product(range(-padding, padding + 1), repeat=2):
+        found[down, right, False] = window(image, down, right)
+        found[down, right, True] = window(image, down, right).flip(2)
     return found
 
 
@@ -36,7 +40,7 @@ def placements(before: torch.Tensor, after: torch.Tensor, padding: int) -> list[
     """Offset and mirroring of each augmented image, which must be one of the windows of its original."""
     found = []
     for image, result in zip(before, after, strict=True):
-        matches = [place for place, window in windows(image, padding).items() if torch.equal(window, result)]
+        matches = [place for place, crop in windows(image, padding).items() if torch.equal(crop, result)]
         assert len(matches) == 1, "no window of its image"
         found += matches
     return found

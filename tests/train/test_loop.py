@@ -88,7 +88,7 @@ def test_a_stopped_run_ends_bit_for_bit_where_a_whole_one_does(data, tmp_path, d
     if finished:
         assert [record["epoch"] for record in lines(tmp_path / "stopped")] == [1, 2][:finished]
     else:
-        assert not (tmp_path / "stopped").exists()
+        assert list((tmp_path / "stopped").iterdir()) == []
         second = network()  # nothing was kept, so the run begins again
     torch.manual_seed(99)
     log = fit(second, recipe, data=data, out=tmp_path / "stopped")
@@ -98,6 +98,16 @@ def test_a_stopped_run_ends_bit_for_bit_where_a_whole_one_does(data, tmp_path, d
     assert [record["epoch"] for record in lines(tmp_path / "stopped")] == [1, 2, 3]
     state = whole.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in second.state_dict().items())
+
+
+@needs_accelerate
+def test_a_stop_while_saving_keeps_the_last_state(data, tmp_path):
+    fit(network(), Recipe(epochs=1, batch_size=16), data=data, out=tmp_path)
+    (tmp_path / "state").rename(tmp_path / "state.old")
+    (tmp_path / "state.new").mkdir()
+    log = fit(network(), Recipe(epochs=2, batch_size=16), data=data, out=tmp_path)
+    assert [record["epoch"] for record in log] == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "state"]
 
 
 @needs_accelerate
@@ -125,7 +135,7 @@ def test_the_seed_decides_order_and_augmentation(data, tmp_path):
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision(data, tmp_path, precision, dtype):
     seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
-    net = network()
+    net = network().eval()  # training is turned on by the loop
     net.head.register_forward_hook(lambda head, args, logits: seen[head.training].add(logits.dtype))
     log = fit(net, Recipe(epochs=2, batch_size=16, precision=precision), data=data, out=tmp_path)
     assert seen == {True: {dtype}, False: {torch.float32}}
