@@ -28,7 +28,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--data", required=True)
 parser.add_argument("--model", default="smixer-2-64-fmnist")
 parser.add_argument("--out", type=Path, help="default: runs/MODEL")
-parser.add_argument("--compile", action="store_true", help="run the training step through torch.compile")
+parser.add_argument("--compile", action="store_true", help="train through torch.compile")
 parser.add_argument("--threads", type=int, default=torch.get_num_threads())
 parser.add_argument("--publish", action="store_true", help="copy weights and card to zoo/MODEL")
 args = parser.parse_args()
@@ -41,7 +41,8 @@ net = create_model(args.model)
 if recipe.init_from:
     load_weights(net, recipe.init_from)
 out = args.out or Path("runs") / args.model
-fit(net, recipe, data=data, out=out, compile_step=args.compile)
+fit(net, recipe, data=data, out=out, compile_net=args.compile)
+net.cpu()
 
 save_file(net.state_dict(), out / WEIGHTS)
 weights = (out / WEIGHTS).read_bytes()

@@ -10,7 +10,7 @@ from torch import Tensor
 W_PRIMES = ("gather", "crop", "shared")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
     """What was kept of ``T`` steps and ``N`` tokens. Immutable; indices are int64 on the tokens' device.
 
@@ -68,4 +68,5 @@ def take_steps(x: Tensor, steps: Tensor) -> Tensor:
 
 def take_tokens(x: Tensor, tokens: Tensor) -> Tensor:
     """Keep per-sample tokens: ``(T, B, N, C)`` and ``(B, N')`` to ``(T, B, N', C)``."""
-    return x.gather(2, tokens[None, :, :, None].expand(x.shape[0], -1, -1, x.shape[3]))
+    # Indexing keeps only the indices for backward; gather would keep all of x.
+    return x[:, torch.arange(x.shape[1], device=x.device)[:, None], tokens]

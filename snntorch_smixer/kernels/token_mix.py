@@ -26,14 +26,15 @@ def active_weight(weight: Tensor, kept: Selection) -> Tensor:
         return weight[None, :, : kept.num_tokens, : kept.num_tokens]
     if kept.rows is not None:
         return weight[None, :, kept.rows[:, None], kept.rows[None, :]]
-    grid = torch.arange(kept.full_tokens, device=weight.device)
-    onto = (kept.tokens[:, :, None] == grid).to(weight.dtype)  # (B, N', N)
-    rows, columns = onto, onto
+    rows, columns = kept.tokens[:, :, None], kept.tokens[:, None, :]
+    mine = weight[:, rows, columns]  # (h, B, N', N')
     if kept.fused:
-        lost = (~kept.keep_mask()).to(weight.dtype)[:, None]
-        columns = torch.cat([onto, lost], 1)
-        rows = torch.cat([onto, lost / lost.sum(2, keepdim=True)], 1)
-    return rows[:, None] @ weight @ columns[:, None].transpose(2, 3)
+        lost = kept.dropped()
+        into_fused = weight[:, lost[:, :, None], columns].mean(2, keepdim=True)
+        from_fused = weight[:, rows, lost[:, None, :]].sum(3, keepdim=True)
+        within = weight[:, lost[:, :, None], lost[:, None, :]].mean(2, keepdim=True).sum(3, keepdim=True)
+        mine = torch.cat([torch.cat([mine, from_fused], 3), torch.cat([into_fused, within], 3)], 2)
+    return mine.transpose(0, 1)
 
 
 def token_mix_reference(x: Tensor, weight: Tensor, kept: Selection) -> Tensor:

@@ -32,7 +32,7 @@ Split = tuple[Tensor, Tensor]
 """Images uint8 ``(n, C, H, W)`` and labels int64 ``(n,)``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageData:
     """An image classification data set in memory.
 

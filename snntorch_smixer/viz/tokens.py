@@ -20,7 +20,7 @@ _ACCENT = "#d1495b"
 _QUIET = "#b8bcc4"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PruningTrace:
     """What one pruning decision was based on, and what it was.
 

@@ -1,6 +1,7 @@
 """Training on a handful of tiny images: what is recorded, and that a stopped run ends where a whole one does."""
 
 import copy
+import functools
 import json
 import math
 import sys
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snntorch_smixer.errors import MissingExtra
+from snntorch_smixer.errors import MissingExtra, SettingError
 from snntorch_smixer.models.config import SMixerConfig
+from snntorch_smixer.models.evaluate import accuracy
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.train.data import ImageData
-from snntorch_smixer.train.loop import _groups, _Schedule, accuracy, fit
+from snntorch_smixer.train.loop import _groups, fit, learning_rate
 from snntorch_smixer.train.recipe import Recipe
 
 needs_accelerate = pytest.mark.skipif(find_spec("accelerate") is None, reason="accelerate is not installed")
@@ -101,11 +103,27 @@ def test_a_stopped_run_ends_bit_for_bit_where_a_whole_one_does(data, tmp_path, d
 
 
 @needs_accelerate
-def test_a_stop_while_saving_keeps_the_last_state(data, tmp_path):
+def test_a_run_of_another_recipe_is_not_continued(data, tmp_path):
     fit(network(), Recipe(epochs=1, batch_size=16), data=data, out=tmp_path)
+    net = network()
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    with pytest.raises(SettingError) as caught:
+        fit(net, Recipe(epochs=1, batch_size=16, seed=7), data=data, out=tmp_path)
+    assert str(caught.value) == (
+        f"fit: {tmp_path} holds a run with seed=0, got seed=7. Pass another folder, or delete this one to start again."
+    )
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
+@needs_accelerate
+def test_a_stop_while_saving_keeps_the_last_state(data, tmp_path):
+    recipe, net = Recipe(epochs=2, batch_size=16), network()
+    net.register_forward_pre_hook(StopAfter(5))
+    with pytest.raises(Stop):
+        fit(net, recipe, data=data, out=tmp_path)
     (tmp_path / "state").rename(tmp_path / "state.old")
     (tmp_path / "state.new").mkdir()
-    log = fit(network(), Recipe(epochs=2, batch_size=16), data=data, out=tmp_path)
+    log = fit(network(), recipe, data=data, out=tmp_path)
     assert [record["epoch"] for record in log] == [1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "state"]
 
@@ -171,7 +189,8 @@ def test_without_accelerate_the_extra_is_named(data, tmp_path, monkeypatch):
 
 
 def test_warm_up_and_cosine_by_hand():
-    schedule = _Schedule(Recipe(epochs=5, lr=1.0, min_lr=0.2, warmup_epochs=0.5), steps_per_epoch=4)
+    recipe = Recipe(epochs=5, lr=1.0, min_lr=0.2, warmup_epochs=0.5)
+    schedule = functools.partial(learning_rate, recipe, steps_per_epoch=4)
     # 2 of 20 steps of warm-up from 0.2; then 0.2 + 0.8 * (1 + cos) / 2 over 18 steps
     assert [schedule(step) for step in (0, 1, 2)] == pytest.approx([0.2, 0.6, 1.0])
     assert schedule(11) == pytest.approx(0.6)
