@@ -1,85 +1,21 @@
-"""Spiking neurons on snnTorch's Leaky, their surrogate gradients, and `reset` for any depth."""
+"""Spiking neurons on snnTorch's Leaky, and `reset` for any depth."""
 
 from __future__ import annotations
 
-import inspect
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import snntorch as snn
 import torch
-from snntorch import surrogate, utils
+from snntorch import utils
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import LayoutError, SettingError, check_choice
 from snntorch_smixer.kernels.lif import cap_spikes as cap_spikes
 from snntorch_smixer.kernels.lif import integer_lif, lif
-
-SpikeGrad = Callable[[Tensor], Tensor]
-
-
-class _DspikeFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.gamma = gamma
-        return (x > 0).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        gamma = torch.tensor(ctx.gamma, dtype=x.dtype)
-        slope = gamma * (1 - torch.tanh(gamma * x).square()) / (2 * torch.tanh(gamma))
-        return grad * slope.masked_fill(x.abs() > 1, 0), None
-
-
-class Dspike:
-    """Dspike surrogate: ``gamma (1 - tanh(gamma x)^2) / (2 tanh(gamma))`` for ``|x| <= 1``, zero outside.
-
-    Use as ``spike_grad`` of any snnTorch neuron. Source: STMixer, which takes gamma = 2.5; Li et al., NeurIPS 2021.
-    """
-
-    def __init__(self, gamma: float = 2.5) -> None:
-        if not gamma > 0:
-            raise SettingError(f"Dspike: gamma={gamma} must be positive. Pass the slope of the tanh, for example 2.5.")
-        self.gamma = gamma
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Spikes of ``x = u - threshold`` in its shape and dtype."""
-        return _DspikeFunction.apply(x, self.gamma)
-
-    def __repr__(self) -> str:
-        return f"Dspike(gamma={self.gamma})"
-
-
-class _NamedGrad:
-    """A surrogate from ``snntorch.surrogate`` that remembers how it was made, so that it can be pickled."""
-
-    def __init__(self, factory: str, settings: dict[str, Any]) -> None:
-        self.factory, self.settings = factory, settings
-        self.inner: SpikeGrad = getattr(surrogate, factory)(**settings)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.inner(x)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _NamedGrad, (self.factory, self.settings)
-
-    def __repr__(self) -> str:
-        return f"{self.factory}({', '.join(f'{k}={v}' for k, v in self.settings.items())})"
-
-
-def _picklable(spike_grad: SpikeGrad) -> SpikeGrad:
-    """Rebuild a ``snntorch.surrogate`` closure as an object that pickles; anything else is returned as it is."""
-    if getattr(spike_grad, "__module__", None) != surrogate.__name__ or not inspect.isfunction(spike_grad):
-        return spike_grad
-    factory = spike_grad.__qualname__.split(".")[0]
-    found = inspect.getclosurevars(spike_grad).nonlocals
-    parameters = inspect.signature(getattr(surrogate, factory)).parameters
-    if len(found) == len(parameters) == 1:  # custom_surrogate renames its only parameter
-        found = dict(zip(parameters, found.values(), strict=True))
-    settings = {k: v for k, v in found.items() if k in parameters}
-    return _NamedGrad(factory, settings) if len(settings) == len(found) else spike_grad
+from snntorch_smixer.surrogates import Dspike as Dspike
+from snntorch_smixer.surrogates import SpikeGrad, picklable
 
 
 class LIF(snn.Leaky):
@@ -89,9 +25,10 @@ class LIF(snn.Leaky):
     ``(T, B, ...)``, every call starts from rest and nothing is kept afterwards. In step mode the neuron behaves as
     ``snntorch.Leaky(reset_mechanism="zero")``. Spikes have the dtype of the input.
 
-    It is not listed in ``snntorch.SpikingNeuron.instances`` (that list never frees a neuron). Where the installed
-    snnTorch resets only direct children, the first neuron in step mode teaches ``snntorch.utils.reset`` to reset the
-    given model, at any depth, and only that model.
+    snnTorch's class-wide list ``SpikingNeuron.instances`` never frees a neuron; this one is listed weakly, and only in
+    step mode, for what walks that list (``snntorch.backprop``). Where the installed snnTorch resets only direct
+    children, the first neuron in step mode teaches ``snntorch.utils.reset`` to reset the given model, at any depth, and
+    only that model.
 
     Source: SN of the paper; beta = 0.5, threshold = 1 and Dspike are STMixer's.
 
@@ -117,12 +54,19 @@ class LIF(snn.Leaky):
         super().__init__(
             beta,
             threshold,
-            Dspike() if spike_grad is None else _picklable(spike_grad),
+            Dspike() if spike_grad is None else picklable(spike_grad),
             init_hidden=init_hidden,
             reset_mechanism="zero",
             output=output,
         )
-        snn.SpikingNeuron.instances.remove(self)
+        _leave_instances(self)
+        for name in ("beta", "threshold"):
+            value = getattr(self, name)
+            if not bool(torch.isfinite(value).all()) or (name == "beta" and bool(((value < 0) | (value > 1)).any())):
+                wanted = "inside [0, 1]" if name == "beta" else "finite"
+                raise SettingError(
+                    f"LIF: {name}={value.tolist()} must be {wanted}. Pass the paper's 0.5 and 1.0, or yours."
+                )
         self.step_mode = step_mode
 
     @property
@@ -133,9 +77,8 @@ class LIF(snn.Leaky):
     @step_mode.setter
     def step_mode(self, mode: str) -> None:
         check_choice("LIF", "step_mode", mode, ("m", "s"))
-        if mode == "s":
-            _teach_snntorch_reset()
         self._step_mode = mode
+        self._join_snntorch()
         self.mem = torch.zeros(0, device=self.beta.device)
 
     def forward(self, x: Tensor, mem: Tensor | None = None) -> Any:
@@ -166,13 +109,19 @@ class LIF(snn.Leaky):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._join_snntorch()
+
+    def _join_snntorch(self) -> None:
         if self._step_mode == "s":
             _teach_snntorch_reset()
+            _join_instances(self)
+        else:
+            _leave_instances(self)
 
     def extra_repr(self) -> str:
         """Decay, threshold, surrogate and mode, for ``print(model)``."""
         numbers = [
-            f"{n}={v.item():g}" if v.numel() == 1 else n
+            f"{n}={v.item():g}" if v.numel() == 1 and not v.is_meta else n
             for n, v in (("beta", self.beta), ("threshold", self.threshold))
         ]
         return f"{', '.join(numbers)}, spike_grad={self.spike_grad!r}, step_mode={self._step_mode!r}"
@@ -233,6 +182,34 @@ def reset(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, snn.SpikingNeuron) and hasattr(module, "reset_mem"):
             module.reset_mem()
+
+
+def check_multi_step(where: str, neuron: nn.Module | None) -> None:
+    """Raise `SettingError` for a snnTorch neuron that would take the axis of steps for a batch."""
+    if isinstance(neuron, snn.SpikingNeuron) and not isinstance(neuron, LIF):
+        raise SettingError(
+            f"{where}: got a step-by-step snntorch.{type(neuron).__name__}, expected a neuron that takes all steps at "
+            "once. Pass snntorch_smixer.LIF or IntegerLIF."
+        )
+
+
+def _join_instances(neuron: LIF) -> None:
+    listed, proxy = snn.SpikingNeuron.instances, weakref.proxy(neuron)
+    if not any(entry is proxy for entry in listed):
+        listed[:] = [entry for entry in listed if entry is not None]
+        listed.append(proxy)
+        weakref.finalize(neuron, _forget, proxy).atexit = False
+
+
+def _leave_instances(neuron: LIF) -> None:
+    proxy = weakref.proxy(neuron)
+    snn.SpikingNeuron.instances[:] = [e for e in snn.SpikingNeuron.instances if e is not neuron and e is not proxy]
+
+
+def _forget(proxy: Any) -> None:
+    # Not removed: this may run while snnTorch walks the list by index.
+    listed = snn.SpikingNeuron.instances
+    listed[:] = [None if entry is proxy else entry for entry in listed]
 
 
 class _CheckAndReset:

@@ -92,15 +92,35 @@ def test_setting_the_step_mode_forgets_the_membrane():
     assert lif.step_mode == "m"
 
 
-def test_neurons_are_not_listed_and_are_freed():
-    before = list(snn.SpikingNeuron.instances)
+def test_only_step_mode_neurons_are_listed_and_all_are_freed():
     net = nn.Sequential(LIF(), LIF(step_mode="s"))
     net(torch.randn(3, 4, 5, requires_grad=True)).sum().backward()
-    assert snn.SpikingNeuron.instances == before
+    assert [entry == net[1] for entry in snn.SpikingNeuron.instances] == [True]
+    net[1].step_mode = "m"
+    assert snn.SpikingNeuron.instances == []
+    net[1].step_mode = "s"
     watched = [weakref.ref(lif) for lif in net]
     del net
     gc.collect()
     assert [ref() for ref in watched] == [None, None]
+    assert snn.SpikingNeuron.instances == [None], "the slot stays until the next neuron, for walks by index"
+    snn.Leaky.reset_hidden()
+    lif = LIF(step_mode="s")
+    assert [entry == lif for entry in snn.SpikingNeuron.instances] == [True]
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, lambda lif: pickle.loads(pickle.dumps(lif))])
+def test_a_copy_is_listed_too_and_class_wide_calls_reach_it(make):
+    lif = LIF(0.9, step_mode="s")
+    twin = make(lif)
+    for neuron in (lif, twin):
+        neuron(torch.rand(2, 3, requires_grad=True))
+    snn.Leaky.detach_hidden()
+    assert not lif.mem.requires_grad
+    assert not twin.mem.requires_grad
+    assert twin.mem.any()
+    snn.Leaky.reset_hidden()
+    assert not twin.mem.any()
 
 
 def test_copies_of_a_multi_step_neuron(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from snntorch_smixer.bench.macs import dense_macs
 from snntorch_smixer.bench.memory import saved_bytes
 from snntorch_smixer.bench.throughput import throughput
-from snntorch_smixer.models.evaluate import accuracy
+from snntorch_smixer.models.evaluate import accuracy, in_mode
 from snntorch_smixer.models.smixer_net import SMixerNet
 
 
@@ -39,17 +40,20 @@ class Row:
 
 
 def compare(nets: Mapping[str, SMixerNet], x: Tensor, labels: Tensor) -> list[Row]:
-    """One `Row` per network.
+    """One `Row` per network, in evaluation mode (bytes: in training mode); the networks are left as they were.
 
     Args:
         nets: by name.
         x: normalised images ``(n, C, H, W)``; the first 64 are used for bytes and the first 100 for speed.
         labels: int64 ``(n,)``.
     """
-    speed = throughput(nets, x[:100])
+    with ExitStack() as modes:
+        for net in nets.values():
+            modes.enter_context(in_mode(net, training=False))
+        speed = throughput(nets, x[:100])
     rows = []
     for name, net in nets.items():
-        with torch.no_grad():
+        with in_mode(net, training=False), torch.no_grad():
             steps, _, tokens, _ = net.forward_features(x[:1])[0].shape
         kept = saved_bytes(net, x[:64])
         rows.append(Row(name, accuracy(net, x, labels), tokens, steps, dense_macs(net, x[:1]), kept, speed[name]))

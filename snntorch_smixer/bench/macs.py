@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from snntorch_smixer.models.evaluate import in_mode
+
 
 def dense_macs(model: nn.Module, x: Tensor, *, batch_axis: int = 0) -> float:
     """Multiply-accumulates per sample of one forward pass, every zero counted: convolutions and matrix products.
@@ -18,11 +20,6 @@ def dense_macs(model: nn.Module, x: Tensor, *, batch_axis: int = 0) -> float:
         x: its input.
         batch_axis: axis of ``x`` that counts samples: 0 for images, 1 for event frames.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(x)
-    finally:
-        model.train(was_training)
+    with in_mode(model, training=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
     return counter.get_total_flops() / 2 / x.shape[batch_axis]

@@ -9,6 +9,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from snntorch_smixer.models.evaluate import in_mode
+
 
 def saved_bytes(model: nn.Module, x: Tensor, *, batch_axis: int = 0) -> float:
     """Bytes per sample that the graph still holds for backward at the end of a training forward pass.
@@ -29,18 +31,15 @@ def saved_bytes(model: nn.Module, x: Tensor, *, batch_axis: int = 0) -> float:
         return held
 
     buffers = {name: b.clone() for name, b in model.named_buffers()}
-    was_training = model.training
-    model.train()
     try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, _Saved.unpack):
+        with in_mode(model, training=True), torch.autograd.graph.saved_tensors_hooks(pack, _Saved.unpack):
             out = model(x)
         mine = {t.untyped_storage().data_ptr() for t in chain(model.parameters(), model.buffers(), [x])}
         kept = {s.data_ptr(): s.nbytes() for s in _storages(saved) if s.data_ptr() not in mine}
         del out
     finally:
-        model.train(was_training)
         for name, b in model.named_buffers():
-            b.data = buffers[name]
+            b.copy_(buffers[name])
     return sum(kept.values()) / x.shape[batch_axis]
 
 

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from snntorch_smixer.errors import SettingError
 
 
-def throughput(models: Mapping[str, nn.Module], x: Tensor, *, rounds: int = 5) -> dict[str, float]:
+def throughput(models: Mapping[str, nn.Module], x: Tensor, *, rounds: int = 5, batch_axis: int = 0) -> dict[str, float]:
     """Median images per second of each model's forward pass without gradients.
 
     The models take turns, so that what else the machine does hits all of them; compare the ratios, not the numbers.
 
     Args:
         models: by name; each keeps its mode.
-        x: input with samples on the first axis.
+        x: input.
         rounds: timed passes per model, after one that is not timed.
+        batch_axis: axis of ``x`` that counts samples.
     """
     if rounds < 1:
         raise SettingError(f"throughput: rounds={rounds} must be at least 1. Pass how many passes to time.")
@@ -29,7 +30,7 @@ def throughput(models: Mapping[str, nn.Module], x: Tensor, *, rounds: int = 5) -
         for _ in range(rounds + 1):
             for name, model in models.items():
                 seconds[name].append(_time(model, x))
-    return {name: len(x) / median(values[1:]) for name, values in seconds.items()}
+    return {name: x.shape[batch_axis] / median(values[1:]) for name, values in seconds.items()}
 
 
 def _time(model: nn.Module, x: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from snntorch_smixer import shapes
 from snntorch_smixer.layers.mixer import check_heads
 from snntorch_smixer.layers.unit import Unit, fire
-from snntorch_smixer.neurons import LIF
+from snntorch_smixer.neurons import LIF, check_multi_step
 from snntorch_smixer.selection import Selection
 
 
@@ -39,6 +39,8 @@ class SpikingSelfAttention(nn.Module):
         self.query, self.key, self.value = (Unit(linear(), None) for _ in range(3))
         self.query_neuron, self.key_neuron, self.value_neuron = (neuron() for _ in range(3))
         self.proj = Unit(linear(), neuron(threshold=0.5))
+        for child in (self.neuron, self.query_neuron, self.key_neuron, self.value_neuron):
+            check_multi_step("SpikingSelfAttention", child)
 
     def forward(self, x: Tensor, kept: Selection | None = None) -> Tensor:
         """Attend over tokens ``(T, B, N', C)``; ``kept`` only supplies the spike cap."""

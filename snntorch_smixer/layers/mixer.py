@@ -12,7 +12,7 @@ from snntorch_smixer.errors import LayoutError, SettingError, check_choice
 from snntorch_smixer.kernels import token_mix
 from snntorch_smixer.kernels.token_mix import active_weight as active_weight
 from snntorch_smixer.layers.unit import Unit, fire
-from snntorch_smixer.neurons import LIF
+from snntorch_smixer.neurons import LIF, check_multi_step
 from snntorch_smixer.selection import Selection
 
 
@@ -21,7 +21,8 @@ class SpikingTokenMixer(nn.Module):
 
     neuron - linear - BN - neuron - ``W_M`` - neuron - linear - BN. ``W_M`` sees spikes, so it only adds up weights. It
     is a 1x1 ``nn.Conv1d`` whose channels are tokens and whose groups are heads, so that tools which hook modules
-    (torchinfo, NeuroBench, NIR) see a linear map. No bias; Kaiming-normal, fan-out N. Source: paper, SMixer; STMixer's
+    (torchinfo, NeuroBench, NIR) see a linear map; on pruned tokens they see it only where ``W_M'`` is applied on the
+    whole grid (``w_prime="gather"``, many heads). No bias; Kaiming-normal, fan-out N. Source: paper, SMixer; STMixer's
     STM.
 
     Args:
@@ -30,7 +31,8 @@ class SpikingTokenMixer(nn.Module):
         heads: h groups of channels, each with a matrix of its own; divides ``dim``.
         neuron: makes one spiking neuron.
         step_mode: "m" takes ``(T, B, N, C)`` in one call; "s" takes one step ``(B, N, C)`` a call and keeps the
-            membranes, beside ``snn.Leaky(init_hidden=True)`` in an ``nn.Sequential``.
+            membranes, beside ``snn.Leaky(init_hidden=True)`` in an ``nn.Sequential``. The two agree in evaluation mode;
+            in training BatchNorm sees one step at a time in "s", so train in "m".
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class SpikingTokenMixer(nn.Module):
         self.neuron = neuron()
         self.w_m = nn.Conv1d(heads * num_tokens, heads * num_tokens, 1, groups=heads, bias=False)
         self.proj = Unit(nn.Linear(dim, dim, bias=False), neuron())
+        check_multi_step("SpikingTokenMixer", self.neuron)
         nn.init.normal_(self.w_m.weight, std=(2 / num_tokens) ** 0.5)
         self.step_mode = step_mode
 
@@ -70,9 +73,14 @@ class SpikingTokenMixer(nn.Module):
     def step_mode(self, mode: str) -> None:
         check_choice("SpikingTokenMixer", "step_mode", mode, ("m", "s"))
         self._step_mode = mode
-        for child in self.modules():
-            if isinstance(child, LIF):
-                child.step_mode = mode
+        for neuron in (self.value.neuron, self.neuron, self.proj.neuron):
+            if isinstance(neuron, LIF):
+                neuron.step_mode = mode
+            elif mode == "s":
+                raise SettingError(
+                    f"SpikingTokenMixer: step_mode='s' needs neurons that keep their membrane, got "
+                    f"{type(neuron).__name__}. Pass neuron=LIF."
+                )
 
     def forward(self, x: Tensor, kept: Selection | None = None) -> Tensor:
         """Mix tokens.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
-from snntorch_smixer.neurons import cap_spikes
+from snntorch_smixer.neurons import cap_spikes, check_multi_step
 
 
 class Unit(nn.Module):
@@ -18,6 +18,7 @@ class Unit(nn.Module):
 
     def __init__(self, linear: nn.Linear | nn.Conv2d, neuron: nn.Module | None) -> None:
         super().__init__()
+        check_multi_step("Unit", neuron)
         self.neuron = neuron
         self.linear = linear
         self.norm: nn.Module

@@ -1,9 +1,24 @@
-"""Classification accuracy."""
+"""Classification accuracy, and running a network in a mode that is not its own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+
+
+@contextmanager
+def in_mode(net: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put ``net`` into training or evaluation mode; afterwards every submodule is in the mode in which it was."""
+    modes = {module: module.training for module in net.modules()}
+    net.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 250) -> float:
@@ -16,12 +31,8 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int 
         batch_size: images per call.
     """
     device = next(net.parameters()).device
-    was_training, right = net.training, 0
-    net.eval()
-    try:
-        with torch.no_grad():
-            for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-                right += int((net(x.to(device)).argmax(1).cpu() == y.cpu()).sum())
-    finally:
-        net.train(was_training)
+    right = 0
+    with in_mode(net, training=False), torch.no_grad():
+        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            right += int((net(x.to(device)).argmax(1).cpu() == y.cpu()).sum())
     return right / len(labels)

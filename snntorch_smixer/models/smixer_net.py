@@ -44,7 +44,7 @@ class SMixerNet(nn.Module):
         for _ in range(config.depth):
             if config.mixer == "ssa":
                 mixer: SpikingSelfAttention | SpikingTokenMixer = SpikingSelfAttention(
-                    config.dim, heads=config.heads, neuron=partial(LIF, config.beta)
+                    config.dim, heads=config.heads, neuron=neuron
                 )
             else:
                 mixer = SpikingTokenMixer(config.dim, num_tokens=config.num_tokens, heads=config.heads, neuron=neuron)

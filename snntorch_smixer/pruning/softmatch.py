@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,7 +28,8 @@ def best_match(x: Tensor, kept: Selection) -> Tensor:
         Source: the paper names Softmatch without a formula; this is ToMe's bipartite soft matching with SIV choosing
         the two sets.
     """
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    autocast = torch.amp.is_autocast_available(x.device.type)  # false on the meta device
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
         features = x.detach().float().permute(1, 2, 0, 3).flatten(2)
         features = F.normalize(features, dim=2)
         columns = features.shape[2]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.extras import need
+from snntorch_smixer.models.evaluate import in_mode
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.pruning.siv import siv
 
@@ -38,18 +39,18 @@ class PruningTrace:
 
 
 def trace_pruning(net: SMixerNet, x: Tensor) -> PruningTrace:
-    """Run stem and pruning of ``net`` on its input and record the decision.
+    """Run stem and pruning of ``net`` on its input, in evaluation mode, and record the decision.
 
     Raises:
         SettingError: the network does not prune this input.
     """
-    with torch.no_grad():
+    with in_mode(net, training=False), torch.no_grad():
         tokens = net.tokens(x)
         spikes = net.first_spikes(tokens)
         kept = None if net.dstsp is None else net.dstsp(tokens, spikes)[1]
     if kept is None:
         raise SettingError(
-            "trace_pruning: this network prunes nothing here. Wrap it with dstsp.wrap, or set dstsp.active."
+            "trace_pruning: this network prunes nothing here. Wrap it with dstsp.wrap, or set dstsp.active to 'both'."
         )
     return PruningTrace(siv(spikes, "c").cpu(), kept.steps.cpu(), kept.keep_mask().cpu(), net.config.grid)
 
