@@ -21,8 +21,8 @@ from snntorch_smixer.train.data import fashion_mnist
 from snntorch_smixer.train.loop import fit
 from snntorch_smixer.train.recipe import Recipe
 from snntorch_smixer.zoo.card import WEIGHTS, Card, Measured
-from snntorch_smixer.zoo.hub import load_weights
-from snntorch_smixer.zoo.registry import zoo_folder
+from snntorch_smixer.zoo.registry import shipped_folder, zoo_folder
+from snntorch_smixer.zoo.weights import load_weights
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", required=True)
@@ -39,7 +39,7 @@ recipe = Recipe.load(zoo_folder() / args.model / "recipe.toml")
 torch.manual_seed(recipe.seed)
 net = create_model(args.model)
 if recipe.init_from:
-    load_weights(net, recipe.init_from)
+    load_weights(net, shipped_folder(recipe.init_from))
 out = args.out or Path("runs") / args.model
 fit(net, recipe, data=data, out=out, compile_net=args.compile)
 net.cpu()

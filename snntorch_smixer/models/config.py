@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import inf, prod
 from typing import Any
 
 from snntorch_smixer.errors import SettingError, check_choice
 from snntorch_smixer.pruning.pruner import DSTSPConfig
+from snntorch_smixer.tables import check_keys
 
 CIFAR_STRIDES = (1, 1, 1, 2, 2)
 IMAGENET_STRIDES = (1, 2, 2, 2, 2)
@@ -88,10 +88,10 @@ class SMixerConfig:
         Raises:
             SettingError: an unknown key, with close matches, or a value that the configuration refuses.
         """
-        _check_keys(cls, raw, "SMixerConfig")
+        check_keys("SMixerConfig", cls, raw)
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         if values.get("prune") is not None:
-            _check_keys(DSTSPConfig, raw["prune"], "SMixerConfig.prune")
+            check_keys("SMixerConfig.prune", DSTSPConfig, raw["prune"])
             # TOML has no null: a table without t or spike_cap means no limit.
             values["prune"] = DSTSPConfig(**{"t": None, **values["prune"]})
         return cls(**values)
@@ -116,17 +116,6 @@ def _check_numbers(config: SMixerConfig) -> None:
 
 def _is_count(value: object) -> bool:
     return type(value) is int and value >= 1
-
-
-def _check_keys(cls: type, raw: object, where: str) -> None:
-    if not isinstance(raw, Mapping):
-        raise SettingError(f"{where}: expected a table, got {raw!r}. Name the settings.")
-    fields = [f.name for f in dataclasses.fields(cls)]
-    for key in raw:
-        if key not in fields:
-            near = get_close_matches(key, fields, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(fields)}."
-            raise SettingError(f"{where}: unknown key {key!r}. {hint}")
 
 
 def _imagenet(depth: int, dim: int) -> SMixerConfig:

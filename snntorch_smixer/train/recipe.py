@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tomllib
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from snntorch_smixer.errors import SettingError, check_choice
+from snntorch_smixer.tables import check_keys, read_toml
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,18 @@ class Recipe:
     init_from: str = ""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0 or self.crop_padding < 0:
+        for name in ("epochs", "batch_size", "crop_padding", "seed"):
+            value, least = getattr(self, name), 0 if name in ("crop_padding", "seed") else 1
+            if type(value) is not int or value < least:
+                raise SettingError(f"Recipe: {name}={value!r} must be a whole number of at least {least}.")
+        for name in ("lr", "min_lr", "weight_decay", "warmup_epochs", "label_smoothing"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 <= value < inf):
+                raise SettingError(f"Recipe: {name}={value!r} must be a number of at least 0.")
+        if not (self.min_lr <= self.lr and self.lr > 0 and self.label_smoothing < 1):
             raise SettingError(
-                f"Recipe: epochs, batch_size and lr must be positive and crop_padding not negative: {self}"
+                f"Recipe: lr={self.lr} must be positive, min_lr={self.min_lr} at most lr, and "
+                f"label_smoothing={self.label_smoothing} below 1."
             )
         check_choice("Recipe", "precision", self.precision, ("fp32", "bf16"))
 
@@ -54,11 +63,9 @@ class Recipe:
         """Read ``recipe.toml``.
 
         Raises:
-            SettingError: an unknown key.
+            CardError: no such file, or no TOML.
+            SettingError: an unknown key, or a value out of range.
         """
-        raw = tomllib.loads(Path(path).read_text())
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(raw) - known)
-        if unknown:
-            raise SettingError(f"{path}: unknown key {unknown[0]!r}. Known keys: {', '.join(sorted(known))}.")
+        raw = read_toml(Path(path))
+        check_keys(str(path), cls, raw)
         return cls(**raw)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snntorch_smixer.errors import CardError, SMixerError
 from snntorch_smixer.models.config import SMixerConfig
+from snntorch_smixer.tables import read_toml
 
 WEIGHTS = "weights.safetensors"
 
@@ -87,9 +87,11 @@ class Card:
         raw = dataclasses.asdict(self)
         measured = raw.pop("measured")
         # JSON's strings, numbers and arrays are TOML's too.
-        lines = [f"{key} = {json.dumps(value)}" for key, value in raw.items()]
-        lines += ["", "[measured]", *(f"{key} = {json.dumps(value)}" for key, value in measured.items()), ""]
-        (folder / "card.toml").write_text("\n".join(lines), encoding="utf-8")
+        tables = [
+            "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items())
+            for table in (raw, measured)
+        ]
+        (folder / "card.toml").write_text("\n[measured]\n".join(tables), encoding="utf-8")
 
     def check_weights(self, path: Path) -> None:
         """Raise `CardError` unless the file has the size and SHA-256 of the card."""
@@ -119,16 +121,6 @@ def load_config(folder: Path) -> SMixerConfig:
         if isinstance(error, CardError):
             raise
         raise CardError(f"{folder / 'config.toml'}: {error}") from error
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file, or a `CardError` that names it."""
-    if not path.is_file():
-        raise CardError(f"{path}: no such file. A model folder holds config.toml, card.toml and {WEIGHTS}.")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CardError(f"{path}: not valid TOML: {error}. Restore the file.") from error
 
 
 def _check_keys(where: Path | str, cls: type, raw: object) -> None:

@@ -14,6 +14,7 @@ from snntorch_smixer.models.config import CONFIGS, SMixerConfig
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.zoo.card import WEIGHTS, Card, load_config
+from snntorch_smixer.zoo.weights import load_weights
 
 TWIN = "-dstsp"
 
@@ -122,8 +123,6 @@ def create_model(
     wanted = dataclasses.replace(config, **changes)
     if not pretrained:
         return SMixerNet(wanted)
-    from snntorch_smixer.zoo.hub import load_weights
-
     for key in ("num_classes", "in_channels"):
         if getattr(wanted, key) != getattr(config, key):
             raise CardError(

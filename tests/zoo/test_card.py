@@ -8,7 +8,8 @@ import pytest
 from snntorch_smixer.errors import CardError
 from snntorch_smixer.models.config import SMixerConfig
 from snntorch_smixer.pruning.pruner import DSTSPConfig
-from snntorch_smixer.zoo.card import Card, Measured, load_config, read_toml
+from snntorch_smixer.tables import read_toml
+from snntorch_smixer.zoo.card import Card, Measured, load_config
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_bad_value_is_refused_with_the_file(folder, old, new, what):
         (b"name = \n", "not valid TOML: Invalid value (at line 1, column 8). Restore the file."),
         (b"name = 'a'\nname = 'b'\n", "not valid TOML: Cannot overwrite a value"),
         (b"\xff\xfe", "not valid TOML: 'utf-8' codec can't decode byte 0xff"),
-        (None, "no such file. A model folder holds config.toml, card.toml and weights.safetensors."),
+        (None, "no such file. Restore it, or name another folder."),
     ],
     ids=["syntax", "twice", "no text", "missing"],
 )

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from snntorch_smixer.errors import CardError
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.pruning.pruner import DSTSPConfig
-from snntorch_smixer.zoo import hub, registry
-from snntorch_smixer.zoo.hub import from_pretrained, load_safetensors, load_weights
+from snntorch_smixer.zoo import hub, registry, weights
+from snntorch_smixer.zoo.hub import from_pretrained
+from snntorch_smixer.zoo.weights import load_safetensors, load_weights
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_missing_files(folder):
 
 
 def test_the_first_thing_wrong_is_named_before_weights_are_read(folder, monkeypatch):
-    monkeypatch.setattr(hub, "load_file", lambda path: pytest.fail("weights were read"))
+    monkeypatch.setattr(weights, "load_safetensors", lambda net, path: pytest.fail("weights were read"))
     card, config = folder / "card.toml", folder / "config.toml"
     text = card.read_text(encoding="utf-8")
     card.write_text(text.replace("license", "licence"), encoding="utf-8")
@@ -205,8 +206,8 @@ def test_a_name_with_a_path_that_is_no_folder_is_refused_without_reading(own_zoo
     save_model(net, own_zoo.parent / "outside")  # reachable from the zoo, not from the working folder
     (own_zoo.parent / "here" / "deep").mkdir(parents=True)
     monkeypatch.chdir(own_zoo.parent / "here" / "deep")
-    for module, reader in ((registry, "load_config"), (hub, "load_config"), (hub, "load_file")):
-        monkeypatch.setattr(module, reader, lambda path: pytest.fail(f"{path} was read"))
+    for module, reader in ((registry, "load_config"), (hub, "load_config"), (weights, "load_safetensors")):
+        monkeypatch.setattr(module, reader, lambda *args: pytest.fail(f"{args} was read"))
     assert refused(name).startswith(f"zoo: no model is called {name!r}. ")
 
 
