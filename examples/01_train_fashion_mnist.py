@@ -27,6 +27,7 @@ from snntorch_smixer.zoo.weights import load_weights
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", required=True)
 parser.add_argument("--model", default="smixer-2-64-fmnist")
+parser.add_argument("--recipe", type=Path, help="default: recipe.toml of the model")
 parser.add_argument("--out", type=Path, help="default: runs/MODEL")
 parser.add_argument("--compile", action="store_true", help="train through torch.compile")
 parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -35,7 +36,7 @@ args = parser.parse_args()
 
 torch.set_num_threads(args.threads)
 data = fashion_mnist(args.data)
-recipe = Recipe.load(zoo_folder() / args.model / "recipe.toml")
+recipe = Recipe.load(args.recipe or zoo_folder() / args.model / "recipe.toml")
 torch.manual_seed(recipe.seed)
 net = create_model(args.model)
 if recipe.init_from:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from snntorch_smixer.errors import SettingError
+
 
 def lif(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Callable[[Tensor], Tensor]) -> Tensor:
     """Spikes of a hard-reset LIF over all steps.
@@ -69,6 +71,8 @@ def cap_spikes(spikes: Tensor, cap: int) -> Tensor:
         Spikes ``(T, ...)``. Gradients reach only what passes. Source: paper, DSTP, the limit on the spikes of a neuron;
         its form is not published, this budget over the kept steps is our reading.
     """
+    if cap < 1:
+        raise SettingError(f"cap_spikes: cap={cap} must be at least 1. Pass how many spikes a neuron may fire.")
     counts = spikes.detach()
     budget = (cap - (counts.cumsum(0) - counts)).clamp(min=0).to(spikes.dtype)
     return torch.where((counts <= budget) & (budget > 0), spikes, budget)

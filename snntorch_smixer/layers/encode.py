@@ -20,7 +20,7 @@ def encode(x: Tensor, *, steps: int, channels: int, size: tuple[int, int]) -> Te
         size: ``(H, W)``.
 
     Raises:
-        LayoutError: wrong rank, number of steps, channels or size.
+        LayoutError: wrong rank, number of steps, channels, size or dtype.
     """
     if x.dim() not in (4, 5):
         raise LayoutError(
@@ -37,4 +37,6 @@ def encode(x: Tensor, *, steps: int, channels: int, size: tuple[int, int]) -> Te
             f"encode: expected {channels} channels of {size[0]} x {size[1]}, got shape {tuple(x.shape)}; "
             "resize the input, or build the network with this img_size and in_channels"
         )
+    if not x.is_floating_point():
+        raise LayoutError(f"encode: expected floating-point input, got {x.dtype}; normalise the images first")
     return x.unsqueeze(0) if x.dim() == 4 else x

@@ -56,7 +56,7 @@ class SMixerConfig:
         _check_numbers(self)
         if any(side % prod(self.strides) for side in self.img_size):
             raise SettingError(
-                f"SMixerConfig: img_size={self.img_size} does not divide by the stem's total stride "
+                f"SMixerConfig: img_size={self.img_size} is no multiple of the stem's total stride "
                 f"{prod(self.strides)}. Choose another size or other strides."
             )
         if self.dim % 8 or self.dim % self.heads:

@@ -8,6 +8,7 @@ from torch import nn
 
 from snntorch_smixer.errors import FamilyError, SettingError
 from snntorch_smixer.models.smixer_net import SMixerNet
+from snntorch_smixer.patching.modules import WrappedDSTSP
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.pruning.spatial import tokens_kept
 
@@ -46,9 +47,10 @@ def plan(model: nn.Module, settings: DSTSPConfig) -> Plan:
     if not isinstance(model, SMixerNet):
         raise FamilyError(f"wrap: no family matches {name}. Expected SMixerNet; build it with create_model.")
     if model.dstsp is not None:
+        undo = "unwrap it first" if isinstance(model.dstsp, WrappedDSTSP) else "build it without pruning"
         raise FamilyError(
             f"wrap: this {name} prunes already ({model.dstsp.extra_repr()}). Set model.dstsp.ps and model.dstsp.t "
-            "instead, or unwrap it first."
+            f"instead, or {undo}."
         )
     if model.config.mixer != "smixer":
         raise FamilyError(f"wrap: this {name} mixes tokens by {model.config.mixer!r}. Build it with mixer='smixer'.")

@@ -55,6 +55,11 @@ class DSTSPConfig:
         check_choice("DSTSP", "ranking", self.ranking, RANKINGS)
         check_choice("DSTSP", "w_prime", self.w_prime, W_PRIMES)
         check_choice("DSTSP", "active", self.active, ACTIVE)
+        if self.w_prime == "crop" and self.active in ("train", "eval"):
+            raise SettingError(
+                f"DSTSP: w_prime='crop' gives W_M another meaning (row i is the i-th busiest token), so it cannot be "
+                f"active={self.active!r} only. Pass active='both', or w_prime='gather'."
+            )
 
 
 class _Setting:

@@ -5,6 +5,7 @@ import torch
 from snntorch import surrogate
 from torch import Tensor
 
+from snntorch_smixer.errors import SettingError
 from snntorch_smixer.kernels.lif import cap_spikes, integer_lif, lif
 from snntorch_smixer.neurons import Dspike
 
@@ -176,3 +177,9 @@ def test_cap_passes_gradients_only_where_a_spike_can_pass(spikes: list[int], cap
     spikes = steps(*spikes).float().requires_grad_()
     cap_spikes(spikes, cap).sum().backward()
     assert spikes.grad[:, 0].tolist() == wanted
+
+
+def test_a_cap_below_one_is_refused():
+    with pytest.raises(SettingError) as caught:
+        cap_spikes(torch.ones(2, 3), 0)
+    assert str(caught.value) == "cap_spikes: cap=0 must be at least 1. Pass how many spikes a neuron may fire."

@@ -53,3 +53,8 @@ def test_channels_and_size_error(shape: tuple[int, ...]):
         f"encode: expected 3 channels of 8 x 6, got shape {shape}; "
         "resize the input, or build the network with this img_size and in_channels"
     )
+
+
+def test_integer_images_are_refused():
+    with pytest.raises(LayoutError, match=r"^encode: expected floating-point input, got torch\.uint8; normalise the"):
+        encode(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), steps=4, channels=1, size=(8, 8))

@@ -23,7 +23,7 @@ FULL = SMixerConfig(
     beta=0.25,
     threshold=0.75,
     gamma=3.0,
-    prune=DSTSPConfig(0.2, 3, "fuse", "high", "crop", 2, "train"),
+    prune=DSTSPConfig(0.2, 3, "fuse", "high", "shared", 2, "train"),
 )
 
 
@@ -143,7 +143,7 @@ def test_bad_values_are_refused(name, value, text):
     [
         (
             {"img_size": (32, 30)},
-            "SMixerConfig: img_size=(32, 30) does not divide by the stem's total stride 4. "
+            "SMixerConfig: img_size=(32, 30) is no multiple of the stem's total stride 4. "
             "Choose another size or other strides.",
         ),
         ({"dim": 100}, "SMixerConfig: dim=100 must be a multiple of 8 and of heads=16."),

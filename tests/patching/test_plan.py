@@ -16,13 +16,13 @@ from snntorch_smixer.pruning.pruner import DSTSPConfig
 
 
 def test_it_lists_the_edit(firing_net):
-    found = plan(firing_net(), ps=0.5, t=2, merge="fuse", w_prime="crop", active="train")
+    found = plan(firing_net(), ps=0.5, t=2, merge="fuse", w_prime="shared", active="train")
     assert found == planning.Plan(
         model="SMixerNet",
-        settings=DSTSPConfig(ps=0.5, t=2, merge="fuse", w_prime="crop", active="train"),
+        settings=DSTSPConfig(ps=0.5, t=2, merge="fuse", w_prime="shared", active="train"),
         steps=(4, 2),
         tokens=(16, 8),
-        edits=("dstsp: prune behind the stem, T 4 -> 2, tokens 16 -> 8, W_M' by crop",),
+        edits=("dstsp: prune behind the stem, T 4 -> 2, tokens 16 -> 8, W_M' by shared",),
     )
 
 

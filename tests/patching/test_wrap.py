@@ -179,9 +179,10 @@ def test_a_second_wrap_is_refused(firing_net, built):
     dstsp = net.dstsp
     with pytest.raises(FamilyError) as caught:
         wrap(net, ps=0.5)
+    undo = "build it without pruning" if built else "unwrap it first"
     assert str(caught.value) == (
         "wrap: this SMixerNet prunes already (ps=0.3, t=1, merge=softmatch, ranking=low, w_prime=gather, "
-        "spike_cap=None, active=both). Set model.dstsp.ps and model.dstsp.t instead, or unwrap it first."
+        f"spike_cap=None, active=both). Set model.dstsp.ps and model.dstsp.t instead, or {undo}."
     )
     assert net.dstsp is dstsp
     assert dstsp.settings == DSTSPConfig()

@@ -239,3 +239,13 @@ def test_printing_shows_every_setting():
     assert repr(pruner(ps=0.25, t=None, spike_cap=3)) == (
         "DSTSP(ps=0.25, t=None, merge=softmatch, ranking=low, w_prime=gather, spike_cap=3, active=both)"
     )
+
+
+@pytest.mark.parametrize("active", ["train", "eval"])
+def test_crop_in_one_mode_only_is_refused(active):
+    with pytest.raises(SettingError) as caught:
+        DSTSPConfig(w_prime="crop", active=active)
+    assert str(caught.value) == (
+        "DSTSP: w_prime='crop' gives W_M another meaning (row i is the i-th busiest token), so it cannot be "
+        f"active={active!r} only. Pass active='both', or w_prime='gather'."
+    )
