@@ -3,7 +3,7 @@
     python examples/01_train_fashion_mnist.py --data DATA --model smixer-2-64-fmnist --compile
 
 DATA is the folder that holds FashionMNIST/raw (torchvision's layout). A run that was stopped continues where it was.
-Weights, card and log go to OUT; --publish also copies them to the model's folder in zoo/.
+OUT becomes a model folder, from_pretrained(OUT) loads it; --publish copies it to the model's folder in zoo/.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from snntorch_smixer.zoo.weights import load_weights
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", required=True)
-parser.add_argument("--model", default="smixer-2-64-fmnist")
+parser.add_argument("--model", required=True)
 parser.add_argument("--recipe", type=Path, help="default: recipe.toml of the model")
 parser.add_argument("--out", type=Path, help="default: runs/MODEL")
 parser.add_argument("--compile", action="store_true", help="train through torch.compile")
@@ -36,7 +36,8 @@ args = parser.parse_args()
 
 torch.set_num_threads(args.threads)
 data = fashion_mnist(args.data)
-recipe = Recipe.load(args.recipe or zoo_folder() / args.model / "recipe.toml")
+folder = zoo_folder() / args.model
+recipe = Recipe.load(args.recipe or folder / "recipe.toml")
 torch.manual_seed(recipe.seed)
 net = create_model(args.model)
 if recipe.init_from:
@@ -45,6 +46,8 @@ out = args.out or Path("runs") / args.model
 fit(net, recipe, data=data, out=out, compile_net=args.compile)
 net.cpu()
 
+shutil.copy(folder / "config.toml", out)
+shutil.copy(args.recipe or folder / "recipe.toml", out)
 save_file(net.state_dict(), out / WEIGHTS)
 weights = (out / WEIGHTS).read_bytes()
 images, labels = data.normalise(data.test[0]), data.test[1]
@@ -72,5 +75,5 @@ card = Card(
 card.save(out)
 print(f"{args.model}: {card.measured.test_accuracy:.2%} of {len(labels)} test images; {out / WEIGHTS}")
 if args.publish:
-    for name in (WEIGHTS, "card.toml", "log.jsonl"):
-        shutil.copy(out / name, zoo_folder() / args.model / name)
+    for name in (WEIGHTS, "card.toml", "config.toml", "recipe.toml", "log.jsonl"):
+        shutil.copy(out / name, folder / name)
