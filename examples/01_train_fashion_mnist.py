@@ -47,7 +47,7 @@ fit(net, recipe, data=data, out=out, compile_net=args.compile)
 net.cpu()
 
 shutil.copy(folder / "config.toml", out)
-shutil.copy(args.recipe or folder / "recipe.toml", out)
+shutil.copy(args.recipe or folder / "recipe.toml", out / "recipe.toml")
 save_file(net.state_dict(), out / WEIGHTS)
 weights = (out / WEIGHTS).read_bytes()
 images, labels = data.normalise(data.test[0]), data.test[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from math import tanh
 from typing import Any
 
 import torch
@@ -25,8 +26,7 @@ class _DspikeFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        gamma = torch.tensor(ctx.gamma, dtype=x.dtype)
-        slope = gamma * (1 - torch.tanh(gamma * x).square()) / (2 * torch.tanh(gamma))
+        slope = ctx.gamma * (1 - torch.tanh(ctx.gamma * x).square()) / (2 * tanh(ctx.gamma))
         return grad * slope.masked_fill(x.abs() > 1, 0), None
 
 

@@ -76,7 +76,7 @@ def test_importing_brings_no_optional_package_and_prints_nothing():
     modules = set(line.split())
     assert {"snntorch_smixer.zoo.hub", "snntorch_smixer.patching.wrap", "torch", "snntorch"} <= modules
     assert modules & {"torchvision", "matplotlib", "pandas", "ultralytics", "accelerate", "nir", "nirtorch"} == set()
-    assert modules & {"safetensors", "huggingface_hub", "tqdm"} == set()
+    assert modules & {"safetensors", "huggingface_hub"} == set()
     assert not {name for name in modules if name.startswith(("snntorch_smixer.train", "snntorch_smixer.viz"))}
 
 
