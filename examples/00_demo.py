@@ -57,10 +57,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="evaluate all 10,000 test images of this folder")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # threads of a net this small mostly wait for each other
     images, labels = fashion_mnist(args.data).test if args.data else load_images()
     card = model_card(NAME)
     nets = load_nets()
-    print(f"Fashion-MNIST, {len(images):,} test images, float32 on the CPU\n")
+    print(f"Fashion-MNIST, {len(images):,} test images, float32, one CPU thread\n")
     print(table(compare(nets, normalise(images, card.mean, card.std), labels)))
     path = draw(nets["trained with DSTSP"], images, labels)
     print(f"\n{path}: image, spikes per token, dropped tokens greyed out, kept step in red")

@@ -78,7 +78,7 @@ def draw_pruning(images: Tensor, trace: PruningTrace, titles: Sequence[str]) -> 
         )
     figure = need("matplotlib.figure", extra="viz").Figure(figsize=(1.45 * count + 1.0, 6.2), layout="constrained")
     axes = figure.subplots(4, count, squeeze=False, gridspec_kw={"height_ratios": [1, 1, 1, 0.62]})
-    rows = ("image", "spikes per token\n(SIV, kept steps)", "kept tokens", "spikes per step")
+    rows = ("image", "SIV: spikes per token\n(bright: many)", "kept tokens", "SIV: spikes per step")
     for axis, row in zip(axes[:, 0], rows, strict=True):
         axis.set_ylabel(row, fontsize=9)
     for i in range(count):
