@@ -30,7 +30,7 @@ def encode(x: Tensor, *, steps: int, channels: int, size: tuple[int, int]) -> Te
     if x.dim() == 5 and x.shape[0] != steps:
         raise LayoutError(
             f"encode: expected {steps} steps on the first axis, got shape {tuple(x.shape)}; "
-            "time comes first, so transpose batch-first frames, or set the network's T"
+            "time comes first, so transpose batch-first frames, or build the network with this T"
         )
     if x.shape[-3] != channels or tuple(x.shape[-2:]) != tuple(size):
         raise LayoutError(

@@ -115,16 +115,15 @@ class SpikingTokenMixer(nn.Module):
         return shapes.join_heads(self.w_m(shapes.split_heads(spikes, self.heads)), spikes)
 
     def _check(self, x: Tensor, kept: Selection | None) -> None:
-        tokens = self.num_tokens if kept is None else kept.num_tokens
-        if self._step_mode == "m":
-            shapes.check_tokens("SpikingTokenMixer", x, tokens=tokens, channels=self.dim)
-        elif x.dim() != 3 or kept is not None:
+        if self._step_mode == "s" and (x.dim() != 3 or kept is not None):
             got = "a Selection" if kept is not None else f"shape {tuple(x.shape)}"
             raise LayoutError(
                 f"SpikingTokenMixer: step_mode='s' expects one step (B, N, C) and no pruning, got {got}; "
                 "set step_mode='m' for (T, B, N, C)"
             )
-        shapes.check_token_axes("SpikingTokenMixer", x, tokens=tokens, channels=self.dim)
+        tokens = self.num_tokens if kept is None else kept.num_tokens
+        check = shapes.check_tokens if self._step_mode == "m" else shapes.check_token_axes
+        check("SpikingTokenMixer", x, tokens=tokens, channels=self.dim)
         if kept is not None and kept.full_tokens != self.num_tokens:
             raise LayoutError(
                 f"SpikingTokenMixer: the Selection was made for {kept.full_tokens} tokens, W_M for {self.num_tokens}; "

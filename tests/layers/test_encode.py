@@ -41,7 +41,7 @@ def test_steps_error(shape: tuple[int, ...]):
         encode(torch.rand(shape), steps=4, channels=3, size=(8, 6))
     assert str(caught.value) == (
         f"encode: expected 4 steps on the first axis, got shape {shape}; "
-        "time comes first, so transpose batch-first frames, or set the network's T"
+        "time comes first, so transpose batch-first frames, or build the network with this T"
     )
 
 
