@@ -37,3 +37,14 @@ def check_choice(where: str, name: str, value: object, choices: tuple[str, ...])
         raise SettingError(
             f"{where}: {name}={value!r} is unknown. Expected one of {', '.join(choices)}. Pass one of these."
         )
+
+
+def is_count(value: object, least: int = 1) -> bool:
+    """True for a whole number of at least ``least``; a bool is none."""
+    return type(value) is int and value >= least
+
+
+def check_count(where: str, name: str, value: object, *, least: int = 1) -> None:
+    """Raise `SettingError` unless ``value`` is a whole number of at least ``least``."""
+    if not is_count(value, least):
+        raise SettingError(f"{where}: {name}={value!r} must be a whole number of at least {least}.")

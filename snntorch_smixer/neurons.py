@@ -11,6 +11,7 @@ import torch
 from snntorch import utils
 from torch import Tensor, nn
 
+from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError, check_choice
 from snntorch_smixer.kernels.lif import cap_spikes as cap_spikes
 from snntorch_smixer.kernels.lif import integer_lif, lif
@@ -95,10 +96,7 @@ class LIF(snn.Leaky):
             raise LayoutError(
                 'LIF: step_mode="m" starts from rest and takes no membrane. Set step_mode="s" to pass one.'
             )
-        if x.dim() < 2 or x.shape[0] == 0:
-            raise LayoutError(
-                f"LIF: expected (T, B, ...) with at least one step, got {tuple(x.shape)}; add the time axis"
-            )
+        shapes.check_steps("LIF", x)
         return lif(x, self.beta, self.threshold, self.spike_grad)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -163,10 +161,7 @@ class IntegerLIF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Integer spikes ``(T, B, ...)`` in the dtype of ``x``."""
-        if x.dim() < 2 or x.shape[0] == 0:
-            raise LayoutError(
-                f"IntegerLIF: expected (T, B, ...) with at least one step, got {tuple(x.shape)}; add the time axis"
-            )
+        shapes.check_steps("IntegerLIF", x)
         return integer_lif(x, self.beta, self.levels if self._spike_cap is None else self._spike_cap)
 
     def extra_repr(self) -> str:

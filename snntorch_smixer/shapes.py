@@ -47,6 +47,14 @@ def check_token_axes(where: str, x: Tensor, *, tokens: int | None = None, channe
         )
 
 
+def check_steps(where: str, x: Tensor) -> None:
+    """Raise `LayoutError` unless ``x`` is ``(T, B, ...)`` with at least one step."""
+    if x.dim() < 2 or x.shape[0] == 0:
+        raise LayoutError(
+            f"{where}: expected (T, B, ...) with at least one step, got {tuple(x.shape)}; add the time axis"
+        )
+
+
 def grid_to_tokens(x: Tensor) -> Tensor:
     """``(T, B, C, H, W)`` to ``(T, B, N, C)`` with ``N = H * W``, row-major."""
     return x.flatten(3).transpose(2, 3)

@@ -51,10 +51,10 @@ def compare(nets: Mapping[str, SMixerNet], x: Tensor, labels: Tensor) -> list[Ro
         for net in nets.values():
             modes.enter_context(in_mode(net, training=False))
         speed = throughput(nets, x[:100])
-    rows = []
-    for name, net in nets.items():
-        with in_mode(net, training=False), torch.no_grad():
-            steps, _, tokens, _ = net.forward_features(x[:1])[0].shape
-        kept = saved_bytes(net, x[:64])
-        rows.append(Row(name, accuracy(net, x, labels), tokens, steps, dense_macs(net, x[:1]), kept, speed[name]))
+        rows = []
+        for name, net in nets.items():
+            with torch.no_grad():
+                steps, _, tokens, _ = net.forward_features(x[:1])[0].shape
+            kept = saved_bytes(net, x[:64])
+            rows.append(Row(name, accuracy(net, x, labels), tokens, steps, dense_macs(net, x[:1]), kept, speed[name]))
     return rows

@@ -72,15 +72,17 @@ class SpikingTokenMixer(nn.Module):
     @step_mode.setter
     def step_mode(self, mode: str) -> None:
         check_choice("SpikingTokenMixer", "step_mode", mode, ("m", "s"))
+        neurons = (self.value.neuron, self.neuron, self.proj.neuron)
+        others = [type(neuron).__name__ for neuron in neurons if not isinstance(neuron, LIF)]
+        if mode == "s" and others:
+            raise SettingError(
+                f"SpikingTokenMixer: step_mode='s' needs neurons that keep their membrane, got {others[0]}. Pass "
+                "neuron=LIF."
+            )
         self._step_mode = mode
-        for neuron in (self.value.neuron, self.neuron, self.proj.neuron):
+        for neuron in neurons:
             if isinstance(neuron, LIF):
                 neuron.step_mode = mode
-            elif mode == "s":
-                raise SettingError(
-                    f"SpikingTokenMixer: step_mode='s' needs neurons that keep their membrane, got "
-                    f"{type(neuron).__name__}. Pass neuron=LIF."
-                )
 
     def forward(self, x: Tensor, kept: Selection | None = None) -> Tensor:
         """Mix tokens.

@@ -13,6 +13,9 @@ from snntorch_smixer.errors import LayoutError, SettingError
 from snntorch_smixer.layers.unit import Unit
 from snntorch_smixer.neurons import LIF
 
+CIFAR_STRIDES = (1, 1, 1, 2, 2)
+IMAGENET_STRIDES = (1, 2, 2, 2, 2)
+
 
 class SpikingPatchSplitting(nn.Module):
     """Image or event frames to tokens: five 3x3 convolutions beside one strided convolution from the input.
@@ -24,7 +27,8 @@ class SpikingPatchSplitting(nn.Module):
     Args:
         in_channels: channels of the input: 1, 2 (events) or 3.
         dim: D, channels of a token; a multiple of 8.
-        strides: strides of the five convolutions: (1, 1, 1, 2, 2) for 32 x 32, (1, 2, 2, 2, 2) for 224 x 224 or events.
+        strides: strides of the five convolutions: `CIFAR_STRIDES` for 32 x 32, `IMAGENET_STRIDES` for 224 x 224 or
+            events.
         neuron: makes one spiking neuron.
     """
 
@@ -33,7 +37,7 @@ class SpikingPatchSplitting(nn.Module):
         in_channels: int,
         dim: int,
         *,
-        strides: Sequence[int] = (1, 1, 1, 2, 2),
+        strides: Sequence[int] = CIFAR_STRIDES,
         neuron: Callable[[], nn.Module] = LIF,
     ) -> None:
         super().__init__()

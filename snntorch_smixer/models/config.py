@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from math import inf, prod
 from typing import Any
 
-from snntorch_smixer.errors import SettingError, check_choice
+from snntorch_smixer.errors import SettingError, check_choice, check_count, is_count
+from snntorch_smixer.layers.stem import CIFAR_STRIDES, IMAGENET_STRIDES
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.tables import check_keys
-
-CIFAR_STRIDES = (1, 1, 1, 2, 2)
-IMAGENET_STRIDES = (1, 2, 2, 2, 2)
 
 
 @dataclass(frozen=True)
@@ -99,12 +97,10 @@ class SMixerConfig:
 
 def _check_numbers(config: SMixerConfig) -> None:
     for name in ("in_channels", "num_classes", "dim", "depth", "heads", "T"):
-        value = getattr(config, name)
-        if not _is_count(value):
-            raise SettingError(f"SMixerConfig: {name}={value!r} must be a whole number of at least 1.")
+        check_count("SMixerConfig", name, getattr(config, name))
     for name, length in (("img_size", 2), ("strides", 5)):
         value = getattr(config, name)
-        if not isinstance(value, (tuple, list)) or len(value) != length or not all(map(_is_count, value)):
+        if not isinstance(value, (tuple, list)) or len(value) != length or not all(map(is_count, value)):
             raise SettingError(f"SMixerConfig: {name}={value!r} must be {length} whole numbers of at least 1.")
     for name in ("mlp_ratio", "threshold", "gamma"):
         value = getattr(config, name)
@@ -112,10 +108,6 @@ def _check_numbers(config: SMixerConfig) -> None:
             raise SettingError(f"SMixerConfig: {name}={value!r} must be a positive number.")
     if not (isinstance(config.beta, (int, float)) and 0 <= config.beta <= 1):
         raise SettingError(f"SMixerConfig: beta={config.beta!r} is outside [0, 1]. Pass the membrane decay per step.")
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 1
 
 
 def _imagenet(depth: int, dim: int) -> SMixerConfig:

@@ -84,7 +84,7 @@ class SMixerNet(nn.Module):
             return cast(EncodingBlock, self.blocks[0]).first_spikes(tokens)
 
     def prune(self, tokens: Tensor) -> tuple[Tensor, Selection | None]:
-        """DSTSP on the stem output; ``(tokens, None)`` without it."""
-        if self.dstsp is None or not self.dstsp.is_active():
+        """DSTSP on the stem output; ``(tokens, None)`` where there is nothing to prune."""
+        if self.dstsp is None or not self.dstsp.prunes(tokens):
             return tokens, None
         return self.dstsp(tokens, self.first_spikes(tokens))

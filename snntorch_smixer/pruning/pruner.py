@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
-from snntorch_smixer.errors import LayoutError, SettingError, check_choice
+from snntorch_smixer.errors import LayoutError, SettingError, check_choice, is_count
 from snntorch_smixer.pruning.siv import RANKINGS
 from snntorch_smixer.pruning.softmatch import MERGES, merge_dropped
 from snntorch_smixer.pruning.spatial import dssp, tokens_kept
@@ -47,7 +47,7 @@ class DSTSPConfig:
         tokens_kept(1, self.ps)
         for name in ("t", "spike_cap"):
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
+            if value is not None and not is_count(value):
                 raise SettingError(
                     f"DSTSP: {name}={value!r} must be a whole number of at least 1, or None for no limit."
                 )
@@ -92,8 +92,14 @@ class DSTSP(nn.Module):
         self.settings = DSTSPConfig() if settings is None else settings
 
     def is_active(self) -> bool:
-        """True when this call, in training or evaluation, prunes."""
+        """True when the settings let it prune in this mode, training or evaluation."""
         return self.settings.active in ("both", "train" if self.training else "eval")
+
+    def prunes(self, x: Tensor) -> bool:
+        """True when a call on tokens ``x`` would change anything; else it gives back ``(x, None)``."""
+        s, (steps, _, tokens, _) = self.settings, x.shape
+        everything = s.t in (None, steps) and tokens_kept(tokens, s.ps) == tokens and s.spike_cap is None
+        return self.is_active() and not everything
 
     def forward(self, x: Tensor, spikes: Tensor) -> tuple[Tensor, Selection | None]:
         """Prune.
@@ -112,13 +118,10 @@ class DSTSP(nn.Module):
         shapes.check_tokens("DSTSP", x)
         if x.shape[:3] != spikes.shape[:3]:
             raise LayoutError(f"DSTSP: tokens {tuple(x.shape)} and spikes {tuple(spikes.shape)} differ in T, B or N.")
-        chosen = self.settings
-        steps, _, tokens = x.shape[:3]
-        t = steps if chosen.t is None else chosen.t
-        nothing = t == steps and tokens_kept(tokens, chosen.ps) == tokens and chosen.spike_cap is None
-        if nothing or not self.is_active():
+        if not self.prunes(x):
             return x, None
-        spikes = spikes.detach()
+        chosen, steps, spikes = self.settings, x.shape[0], spikes.detach()
+        t = steps if chosen.t is None else chosen.t
         kept_steps = dstp(spikes, t, chosen.ranking)
         if t < steps:
             x, spikes = take_steps(x, kept_steps), take_steps(spikes, kept_steps)

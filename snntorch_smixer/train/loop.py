@@ -57,6 +57,7 @@ def fit(net: nn.Module, recipe: Recipe, *, data: ImageData, out: str | Path, com
         accelerator.load_state(str(_state(out)))
     # The last batch is smaller; a graph of its own is faster than one graph for any size.
     model = torch.compile(net, dynamic=False) if compile_net else net
+    test = data.normalise(data.test[0])
     for epoch in range(len(log), recipe.epochs):
         start, total = time.perf_counter(), 0.0
         net.train()
@@ -73,7 +74,7 @@ def fit(net: nn.Module, recipe: Recipe, *, data: ImageData, out: str | Path, com
             {
                 "epoch": epoch + 1,
                 "loss": round(total / len(data.train[0]), 4),
-                "test_accuracy": round(accuracy(net, data.normalise(data.test[0]), data.test[1]), 4),
+                "test_accuracy": round(accuracy(net, test, data.test[1]), 4),
                 "lr": learning_rate(recipe, (epoch + 1) * steps, steps),
                 "seconds": round(time.perf_counter() - start, 1),
             }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from snntorch_smixer.errors import SettingError, check_choice
+from snntorch_smixer.errors import SettingError, check_choice, check_count
 from snntorch_smixer.tables import check_keys, read_toml
 
 
@@ -44,9 +44,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "crop_padding", "seed"):
-            value, least = getattr(self, name), 0 if name in ("crop_padding", "seed") else 1
-            if type(value) is not int or value < least:
-                raise SettingError(f"Recipe: {name}={value!r} must be a whole number of at least {least}.")
+            check_count("Recipe", name, getattr(self, name), least=0 if name in ("crop_padding", "seed") else 1)
         for name in ("lr", "min_lr", "weight_decay", "warmup_epochs", "label_smoothing"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and 0 <= value < inf):

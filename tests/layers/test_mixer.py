@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from snntorch_smixer.errors import LayoutError, SettingError
 from snntorch_smixer.kernels.token_mix import token_mix_reference
 from snntorch_smixer.layers.mixer import SMixer, SpikingTokenMixer
-from snntorch_smixer.neurons import LIF
+from snntorch_smixer.neurons import LIF, IntegerLIF
 from snntorch_smixer.selection import take_tokens
 
 T, B, N, C = 3, 2, 6, 12
@@ -278,3 +278,14 @@ def test_num_tokens_error():
     with pytest.raises(SettingError) as caught:
         SpikingTokenMixer(C, num_tokens=0)
     assert str(caught.value) == ("SpikingTokenMixer: num_tokens=0 must be positive. Pass H * W of the token grid.")
+
+
+def test_a_refused_step_mode_changes_nothing():
+    mixer = SpikingTokenMixer(8, num_tokens=4, neuron=LIF)
+    mixer.proj.neuron = IntegerLIF()
+    with pytest.raises(SettingError) as caught:
+        mixer.step_mode = "s"
+    assert str(caught.value) == (
+        "SpikingTokenMixer: step_mode='s' needs neurons that keep their membrane, got IntegerLIF. Pass neuron=LIF."
+    )
+    assert (mixer.step_mode, mixer.neuron.step_mode, mixer.value.neuron.step_mode) == ("m", "m", "m")

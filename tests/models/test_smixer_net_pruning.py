@@ -205,3 +205,10 @@ def test_the_spike_cap_leaves_the_ranking_alone(firing_net):
     _, capped = net.forward_features(x)
     assert torch.equal(free.tokens, capped.tokens)
     assert torch.equal(free.steps, capped.steps)
+
+
+@pytest.mark.parametrize("settings", [DSTSPConfig(active="never"), DSTSPConfig(ps=0.0, t=None)])
+def test_nothing_is_counted_where_nothing_is_pruned(firing_net, monkeypatch, settings):
+    net = firing_net(prune=settings)
+    monkeypatch.setattr(net, "first_spikes", lambda tokens: pytest.fail("spikes were counted"))
+    assert net.forward_features(torch.randn(2, 2, 16, 16))[1] is None
