@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +49,11 @@ class Selection:
     def drops_tokens(self) -> bool:
         """True when at least one token was dropped."""
         return self.tokens.shape[1] < self.full_tokens
+
+    def all_tokens(self, tokens: int) -> Selection:
+        """The same steps with all of ``tokens`` tokens: for a stream of another resolution."""
+        every = torch.arange(tokens, device=self.tokens.device).expand(self.tokens.shape[0], tokens)
+        return replace(self, tokens=every, full_tokens=tokens, rows=None, fused=False)
 
     def keep_mask(self) -> Tensor:
         """``(B, N)`` bool, True where the token was kept."""

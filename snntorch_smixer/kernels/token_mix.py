@@ -57,13 +57,13 @@ def mix_shared(x: Tensor, w_prime: Tensor) -> Tensor:
 
     Args:
         x: tokens, ``(..., N', C)``.
-        w_prime: ``(h, N', N')``.
+        w_prime: ``(h, N', N')``; ``(h, M, N')`` gives M tokens.
     """
     tokens, channels = x.shape[-2:]
     heads = w_prime.shape[0]
-    columns = x.reshape(-1, tokens, heads, channels // heads).permute(2, 1, 0, 3)  # (h, N', M, C/h)
-    mixed = torch.bmm(w_prime.to(x.dtype), columns.flatten(2)).view(columns.shape)
-    return mixed.permute(2, 1, 0, 3).reshape(x.shape)
+    columns = x.reshape(-1, tokens, heads, channels // heads).permute(2, 1, 0, 3)  # (h, N', -1, C/h)
+    mixed = torch.bmm(w_prime.to(x.dtype), columns.flatten(2)).unflatten(2, columns.shape[2:])
+    return mixed.permute(2, 1, 0, 3).reshape(*x.shape[:-2], w_prime.shape[1], channels)
 
 
 def grid_is_cheaper(x: Tensor, heads: int, kept: Selection) -> bool:

@@ -44,15 +44,19 @@ class SpikingSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, kept: Selection | None = None) -> Tensor:
         """Attend over tokens ``(T, B, N', C)``; ``kept`` only supplies the spike cap."""
-        shapes.check_tokens("SpikingSelfAttention", x, channels=self.dim)
         cap = None if kept is None else kept.spike_cap
+        return self.proj(self.attend(x, cap)[1], cap)
+
+    def attend(self, x: Tensor, cap: int | None = None) -> tuple[Tensor, Tensor]:
+        """``V`` and ``Q K^T V s``, both ``(T, B, N', C)``: what a matrix over tokens is fitted to."""
+        shapes.check_tokens("SpikingSelfAttention", x, channels=self.dim)
         spikes = fire(self.neuron, x, cap)
         q = fire(self.query_neuron, self.query(spikes), cap)
         k = fire(self.key_neuron, self.key(spikes), cap)
-        v = fire(self.value_neuron, self.value(spikes), cap)
-        q, k, v = (s.unflatten(3, (self.heads, -1)).transpose(2, 3) for s in (q, k, v))  # (T, B, h, N', C/h)
+        value = fire(self.value_neuron, self.value(spikes), cap)
+        q, k, v = (s.unflatten(3, (self.heads, -1)).transpose(2, 3) for s in (q, k, value))  # (T, B, h, N', C/h)
         product = (q @ k.transpose(3, 4)) @ v * self.scale
-        return self.proj(product.transpose(2, 3).flatten(3), cap)
+        return value, product.transpose(2, 3).flatten(3)
 
     def extra_repr(self) -> str:
         """Channels, heads and scale, for ``print(model)``."""

@@ -62,7 +62,7 @@ class SpikingTokenMixer(nn.Module):
     @property
     def matrix(self) -> Tensor:
         """``W_M`` as ``(h, N, N)``: row i gives output token i, column j takes input token j."""
-        return self.w_m.weight.view(self.heads, self.num_tokens, self.num_tokens)
+        return matrix(self.w_m)
 
     @property
     def step_mode(self) -> str:
@@ -101,20 +101,7 @@ class SpikingTokenMixer(nn.Module):
 
     def mix(self, spikes: Tensor, kept: Selection | None = None) -> Tensor:
         """``W_M X``, or ``W_M' X'`` on kept tokens: spikes in, real values out, same shape."""
-        if kept is None or not kept.drops_tokens:
-            return self._mix_all(spikes)
-        if kept.w_prime == "crop" or kept.rows is not None:
-            return token_mix.mix_shared(spikes, token_mix.active_weight(self.matrix, kept)[0])
-        if token_mix.grid_is_cheaper(spikes, self.heads, kept):
-            return token_mix.restrict_to_kept(self._mix_all(token_mix.expand_to_grid(spikes, kept)), kept)
-        return token_mix.token_mix_reference(spikes, self.matrix, kept)
-
-    def _mix_all(self, spikes: Tensor) -> Tensor:
-        # Calling the module lets hooks see it. Compiled code runs no hooks, and torch's Inductor (seen with 2.13) fails
-        # on this grouped convolution when the batch size is dynamic, so there the same product is a bmm.
-        if torch.compiler.is_compiling():
-            return token_mix.mix_shared(spikes, self.matrix)
-        return shapes.join_heads(self.w_m(shapes.split_heads(spikes, self.heads)), spikes)
+        return mix_tokens(self.w_m, spikes, kept)
 
     def _check(self, x: Tensor, kept: Selection | None) -> None:
         if self._step_mode == "s" and (x.dim() != 3 or kept is not None):
@@ -138,6 +125,36 @@ class SpikingTokenMixer(nn.Module):
 
 
 SMixer = SpikingTokenMixer
+
+
+def matrix(w_m: nn.Conv1d) -> Tensor:
+    """``W_M`` of a grouped 1x1 convolution over tokens, as ``(h, N, N)``: heads are its groups."""
+    return w_m.weight.view(w_m.groups, -1, w_m.weight.shape[1])
+
+
+def mix_tokens(w_m: nn.Conv1d, x: Tensor, kept: Selection | None = None) -> Tensor:
+    """``W_M X``, or ``W_M' X'`` on kept tokens.
+
+    Args:
+        w_m: 1x1 convolution over tokens, one group per head.
+        x: tokens ``(..., N, C)``, or ``(T', B, N', C)`` with ``kept``.
+        kept: what pruning kept of the N tokens.
+    """
+    if kept is None or not kept.drops_tokens:
+        return _mix_all(w_m, x)
+    if kept.w_prime == "crop" or kept.rows is not None:
+        return token_mix.mix_shared(x, token_mix.active_weight(matrix(w_m), kept)[0])
+    if token_mix.grid_is_cheaper(x, w_m.groups, kept):
+        return token_mix.restrict_to_kept(_mix_all(w_m, token_mix.expand_to_grid(x, kept)), kept)
+    return token_mix.token_mix_reference(x, matrix(w_m), kept)
+
+
+def _mix_all(w_m: nn.Conv1d, x: Tensor) -> Tensor:
+    # Calling the module lets hooks see it. Compiled code runs no hooks, and torch's Inductor (seen with 2.13) fails
+    # on this grouped convolution when the batch size is dynamic, so there the same product is a bmm.
+    if torch.compiler.is_compiling():
+        return token_mix.mix_shared(x, matrix(w_m))
+    return shapes.join_heads(w_m(shapes.split_heads(x, w_m.groups)), x)
 
 
 def check_heads(where: str, dim: int, heads: int) -> None:

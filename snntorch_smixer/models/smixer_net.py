@@ -39,7 +39,7 @@ class SMixerNet(nn.Module):
         neuron = partial(LIF, config.beta, threshold=config.threshold, spike_grad=Dspike(config.gamma))
         self.stem = SpikingPatchSplitting(config.in_channels, config.dim, strides=config.strides, neuron=neuron)
         self.dstsp: DSTSP | None
-        self.register_module("dstsp", None if config.prune is None else DSTSP(config.prune))
+        self.register_module("dstsp", None if config.prune is None else DSTSP(config.prune, depth=config.depth))
         blocks = []
         for _ in range(config.depth):
             if config.mixer == "ssa":
@@ -67,8 +67,9 @@ class SMixerNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, Selection | None]:
         """Tokens ``(T', B, N', C)`` behind the last block, and what pruning kept (None: everything)."""
-        x, kept = self.prune(self.tokens(x))
-        for block in self.blocks:
+        x, kept = self.tokens(x), None
+        for index, block in enumerate(self.blocks):
+            x, kept = self.prune(x, kept, index)
             x = block(x, kept)
         return x, kept
 
@@ -78,13 +79,13 @@ class SMixerNet(nn.Module):
         frames = encode(x, steps=c.T, channels=c.in_channels, size=c.img_size)
         return self.stem(frames, steps=c.T)
 
-    def first_spikes(self, tokens: Tensor) -> Tensor:
-        """Spikes ``(T, B, N, C)`` of the first neuron of the first block on the stem output: where SIV is taken."""
+    def first_spikes(self, tokens: Tensor, block: int = 0) -> Tensor:
+        """Spikes ``(T, B, N, C)`` of the first neuron of a block on the stream in front of it: where SIV is taken."""
         with torch.no_grad():
-            return cast(EncodingBlock, self.blocks[0]).first_spikes(tokens)
+            return cast(EncodingBlock, self.blocks[block]).first_spikes(tokens)
 
-    def prune(self, tokens: Tensor) -> tuple[Tensor, Selection | None]:
-        """DSTSP on the stem output; ``(tokens, None)`` where there is nothing to prune."""
-        if self.dstsp is None or not self.dstsp.prunes(tokens):
-            return tokens, None
-        return self.dstsp(tokens, self.first_spikes(tokens))
+    def prune(self, tokens: Tensor, kept: Selection | None = None, block: int = 0) -> tuple[Tensor, Selection | None]:
+        """DSTSP in front of a block; ``(tokens, kept)`` where there is nothing to prune."""
+        if self.dstsp is None or not self.dstsp.prunes(tokens, kept, block):
+            return tokens, kept
+        return self.dstsp(tokens, self.first_spikes(tokens, block), kept, block)

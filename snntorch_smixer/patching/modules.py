@@ -2,8 +2,299 @@
 
 from __future__ import annotations
 
-from snntorch_smixer.pruning.pruner import DSTSP
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
+
+from snntorch_smixer.errors import LayoutError
+from snntorch_smixer.kernels.token_mix import expand_to_grid
+from snntorch_smixer.layers.attention import SpikingSelfAttention
+from snntorch_smixer.layers.mixer import SpikingTokenMixer, matrix, mix_tokens
+from snntorch_smixer.layouts import Layout
+from snntorch_smixer.patching.program import Program
+from snntorch_smixer.patching.record import Plan, check_fits
+from snntorch_smixer.pruning.pruner import DSTSP, DSTSPConfig
+from snntorch_smixer.selection import Selection, take_tokens
+
+
+@dataclass(eq=False)
+class Current:
+    """What the running forward of a wrapped model has kept; shared by its patched modules.
+
+    Attributes:
+        kept: set where pruning happens, None before it.
+    """
+
+    kept: Selection | None = None
 
 
 class WrappedDSTSP(DSTSP):
-    """A `DSTSP` that `wrap` put in and `unwrap` takes out again; its class is the undo record."""
+    """A `DSTSP` that `wrap` put in and `unwrap` takes out again.
+
+    Args:
+        settings: see `DSTSPConfig`.
+        plan: what `wrap` did.
+    """
+
+    def __init__(self, settings: DSTSPConfig, plan: Plan) -> None:
+        self.plan = plan
+        self.keeps_grid = plan.keeps_grid
+        super().__init__(settings, depth=plan.depth)
+
+    def check(self, settings: DSTSPConfig) -> None:
+        """Raise `SettingError` when ``settings`` do not fit the wrapped model."""
+        super().check(settings)
+        check_fits(self.plan, settings)
+
+    def level_cap(self) -> int | None:
+        """Most spikes of an integer neuron, where t counts levels and the pruning is active; else None."""
+        levels, t = self.plan.levels, self.settings.t
+        return t if levels is not None and t is not None and t < levels and self.is_active() else None
+
+    def _steps_to_keep(self, steps: int) -> int:
+        return steps if self.plan.levels is not None else super()._steps_to_keep(steps)
+
+
+class LazyTokenMatrix(LazyModuleMixin, nn.Conv1d):  # type: ignore[misc]
+    """``W_M`` whose token count is not known yet; it becomes a plain ``nn.Conv1d`` when the first tokens arrive."""
+
+    cls_to_become = nn.Conv1d  # type: ignore[assignment]
+
+    def __init__(self, heads: int, stride: int) -> None:
+        super().__init__(0, 0, 1, bias=False)
+        self.groups, self.rows_per_column = heads, stride
+        self.weight = UninitializedParameter()
+
+    def reset_parameters(self) -> None:
+        """Nothing to initialise before the token count is known."""
+
+    def initialize_parameters(self, x: Tensor) -> None:
+        """Make ``W_M`` for tokens ``(M, h*N, C/h)``; keeps a weight that was loaded before."""
+        width = x.shape[1]
+        if self.has_uninitialized_params():
+            self.weight.materialize((width * self.rows_per_column, width // self.groups, 1))
+            nn.init.normal_(self.weight, std=(2 * self.groups / width) ** 0.5)
+        self.in_channels, self.out_channels = width, self.weight.shape[0]
+
+
+def token_matrix(heads: int, tokens: int | None, stride: int = 1) -> nn.Conv1d:
+    """``W_M``, Kaiming-normal as in `SpikingTokenMixer`; lazy when the number of tokens is not known."""
+    if tokens is None:
+        return LazyTokenMatrix(heads, stride)
+    columns = tokens // stride
+    w_m = nn.Conv1d(heads * columns, heads * tokens, 1, groups=heads, bias=False)
+    nn.init.normal_(w_m.weight, std=(2 / columns) ** 0.5)
+    return w_m
+
+
+class TokenMixing(nn.Module):
+    """``W_M V`` in the layout of the attention that it replaces, or ``W_M' V'`` on the tokens that pruning kept.
+
+    Args:
+        w_m: see `token_matrix`.
+        value_layout: of V.
+        out_layout: of the result.
+        current: shared by the patched modules of one model.
+    """
+
+    def __init__(self, w_m: nn.Conv1d, *, value_layout: str, out_layout: str, current: Current) -> None:
+        super().__init__()
+        self.w_m = w_m
+        self.value_layout, self.out_layout = Layout(value_layout), Layout(out_layout)
+        self.current = current
+
+    @property
+    def heads(self) -> int:
+        """h."""
+        return self.w_m.groups
+
+    @property
+    def matrix(self) -> Tensor:
+        """``W_M`` as ``(h, N, N)``."""
+        return matrix(self.w_m)
+
+    def tokens(self, value: Tensor) -> Tensor:
+        """V as ``(T, B, N, C)``."""
+        kept = self.current.kept
+        sizes = {"g": self.heads, "t": 1}
+        if kept is not None:
+            del sizes["t"]
+            sizes["b"] = kept.tokens.shape[0]
+        return self.value_layout.to_tokens(value, sizes)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Mix the tokens of V.
+
+        Raises:
+            LayoutError: V has another token count than ``W_M``.
+        """
+        x, kept = self.tokens(value), self.current.kept
+        if self.w_m.in_channels == 0:
+            stride = self.w_m.rows_per_column  # type: ignore[assignment]
+            full = x.shape[2] * stride if kept is None or stride > 1 else kept.full_tokens  # type: ignore[operator]
+            self.materialize(full, x.device)
+        whole = self.w_m.weight.shape[1]
+        drops = kept is not None and kept.drops_tokens
+        expected = kept.num_tokens if drops and x.shape[2] != whole else whole
+        if x.shape[2] != expected or (drops and kept.full_tokens != self.matrix.shape[1]):
+            raise LayoutError(
+                f"wrapped attention: W_M was built for {whole} tokens, got {x.shape[2]} of shape {tuple(value.shape)}. "
+                "Feed the resolution that the model was wrapped for, or unwrap it and wrap it for the new one."
+            )
+        return self.out_layout.from_tokens(self._mix(x, kept if drops else None), {"g": self.heads})
+
+    def _mix(self, x: Tensor, kept: Selection | None) -> Tensor:
+        rows, columns = self.matrix.shape[1:]
+        if kept is None or rows != columns or x.shape[2] != columns:
+            return mix_tokens(self.w_m, x, kept if rows == columns else None)
+        # The grid is kept around this layer: gather, mix, and put back; dropped positions are silent.
+        return expand_to_grid(mix_tokens(self.w_m, take_tokens(x, kept.tokens), kept), kept)
+
+    def materialize(self, tokens: int, device: torch.device) -> None:
+        """Make ``W_M`` for ``tokens`` tokens where it was not known yet; nothing else."""
+        if self.w_m.in_channels:
+            return
+        columns = tokens // self.w_m.rows_per_column  # type: ignore[operator]
+        self.w_m.to(device)
+        self.w_m._infer_parameters(self.w_m, (torch.empty(0, self.heads * columns, 0, device=device),))  # type: ignore[operator]
+
+    def extra_repr(self) -> str:
+        """Heads and layouts, for ``print(model)``."""
+        return f"heads={self.heads}, value={self.value_layout.text!r}, out={self.out_layout.text!r}"
+
+
+class Part(Protocol):
+    """A part of a removed module that was copied out of it."""
+
+    def give_back(self) -> None:
+        """Write what the copy learnt into the original."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """The original forward, with V and its product shown to a child ``tap``.
+
+    Attributes:
+        program: the forward; None where the stand-in runs it by itself.
+        value_layout: of V.
+        out_layout: of the product.
+    """
+
+    program: Program | None
+    value_layout: str
+    out_layout: str
+
+
+class Removed:
+    """What `wrap` took out of a model. No module, so that its parameters are not those of the model any more.
+
+    Attributes:
+        module: the original.
+        parts: what was copied out of it instead of shared.
+        tap: for fitting ``W_M``; None where there is nothing to fit.
+        teaching: True while the original runs in place of what replaced it.
+    """
+
+    def __init__(self, module: nn.Module, parts: Sequence[Part] = (), tap: Tap | None = None) -> None:
+        self.module, self.parts, self.tap, self.teaching = module, tuple(parts), tap, False
+
+    def give_back(self, training: bool) -> nn.Module:
+        """The original, with what its parts have learnt, in the mode of what stood in for it."""
+        for part in self.parts:
+            part.give_back()
+        self.module.training = training
+        for child in self.module.children():
+            child.train(training)
+        return self.module
+
+
+class InPlaceOf(nn.Module):
+    """Base of what stands in for a removed module."""
+
+    removed: Removed
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InPlaceOf:
+        # Keeps what was taken out on the device and in the precision of the rest.
+        super()._apply(fn, recurse)
+        own = set(map(id, self.modules()))
+        for module in self.removed.module.modules():
+            if id(module) not in own:
+                module._apply(fn, recurse=False)
+        return self
+
+
+class SwappedMixer(InPlaceOf, SpikingTokenMixer):
+    """The mixer that stands in for a `SpikingSelfAttention` of this package; it shares V and the projection.
+
+    Args:
+        attention: what it stands in for.
+        num_tokens: N.
+    """
+
+    def __init__(self, attention: SpikingSelfAttention, num_tokens: int) -> None:
+        super().__init__(attention.dim, num_tokens=num_tokens, heads=attention.heads)
+        self.value.neuron = attention.neuron
+        self.value.linear, self.value.norm = attention.value.linear, attention.value.norm
+        self.neuron, self.proj = attention.value_neuron, attention.proj
+        weight = attention.proj.linear.weight
+        self.w_m.to(device=weight.device, dtype=weight.dtype)
+        self.removed = Removed(attention, tap=Tap(None, "t b n c", "t b n c"))
+        self.training = attention.training
+        self.value.training = self.w_m.training = attention.training
+
+    def forward(self, x: Tensor, kept: Selection | None = None) -> Tensor:
+        """As `SpikingTokenMixer`."""
+        if not self.removed.teaching:
+            return super().forward(x, kept)
+        attention: Any = self.removed.module
+        value, out = attention.attend(x)
+        return attention.proj(attention.tap(value, out))
+
+
+class SwappedAttention(InPlaceOf):
+    """An attention whose products were replaced by ``W_M V``: its own forward otherwise, with its own children.
+
+    It takes and returns what the original did: extra arguments, tuples, a residual inside. Q and K are gone from
+    parameters and state dict; the original waits in ``removed`` for `unwrap`.
+
+    Args:
+        program: the forward.
+        children: by dotted name.
+        removed: what it stands in for.
+        resets: put the neurons at rest before each call, as the original did.
+    """
+
+    def __init__(self, program: Program, children: dict[str, Any], removed: Removed, *, resets: bool = False) -> None:
+        super().__init__()
+        self.program, self.removed, self.resets = program, removed, resets
+        for path, child in children.items():
+            owner: nn.Module = self
+            *parents, name = path.split(".")
+            for parent in parents:
+                if not hasattr(owner, parent):
+                    owner.add_module(parent, nn.Module())
+                owner = getattr(owner, parent)
+            setattr(owner, name, child)
+        self.training = removed.module.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the original forward returns, with ``W_M V`` in place of its products."""
+        if self.removed.teaching:
+            return self.removed.tap.program(self.removed.module, *args, **kwargs)  # type: ignore[union-attr]
+        if self.resets:
+            for module in self.modules():
+                if callable(getattr(module, "reset", None)):
+                    module.reset()  # type: ignore[operator]
+        return self.program(self, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """What it replaced."""
+        return f"in place of {type(self.removed.module).__name__}"
+
+

@@ -2,62 +2,242 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from snntorch_smixer.errors import FamilyError, SettingError
+from snntorch_smixer.errors import FamilyError, check_choice
+from snntorch_smixer.families import Family, Sites, detect, nearest
+from snntorch_smixer.layouts import Layout
 from snntorch_smixer.models.smixer_net import SMixerNet
+from snntorch_smixer.patching import native, probe
+from snntorch_smixer.patching.edits import CapEdit, Edit, PruneEdit, SwapEdit, UnitEdit
+from snntorch_smixer.patching.hooks import ONLY_STEPS
 from snntorch_smixer.patching.modules import WrappedDSTSP
+from snntorch_smixer.patching.observe import Observation, copied, observe
+from snntorch_smixer.patching.record import Plan, check_fits, steps_after, tokens_after
+from snntorch_smixer.patching.survey import Survey, levels_of, survey
+from snntorch_smixer.patching.swap import Swap
 from snntorch_smixer.pruning.pruner import DSTSPConfig
-from snntorch_smixer.pruning.spatial import tokens_kept
+
+SWAPS = (True, False, "all")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What `wrap` would do.
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A checked plan and the edits that carry it out.
 
     Attributes:
-        model: the class of the model.
-        settings: of the pruning.
-        steps: (T, T').
-        tokens: (N, N').
-        edits: one line per edit.
+        plan: as the user sees it.
+        edits: in the order in which they are applied.
+        stored: dotted attributes that store T.
     """
 
-    model: str
-    settings: DSTSPConfig
-    steps: tuple[int, int]
-    tokens: tuple[int, int]
-    edits: tuple[str, ...]
+    plan: Plan
+    edits: tuple[Edit, ...]
+    stored: tuple[str, ...] = ()
 
 
-def plan(model: nn.Module, settings: DSTSPConfig) -> Plan:
-    """Every edit that wrapping ``model`` needs; the model is not touched.
+def look(model: nn.Module, settings: DSTSPConfig, *, swap: bool | str = True, example: Any = None) -> Patch:
+    """Everything that wrapping ``model`` needs; the model is not touched.
 
     Raises:
-        FamilyError: the model is none of ours, has attention to be swapped first, is compiled or distributed, or prunes
-            already.
-        SettingError: t outside 1..T.
+        FamilyError: nothing to patch, or it cannot be patched.
+        SettingError: a setting does not fit.
     """
+    if swap not in SWAPS:
+        check_choice("wrap", "swap", swap, tuple(map(repr, SWAPS)))
+    refuse_wrapped(model)
+    if isinstance(model, SMixerNet):
+        return Patch(*native.look(model, settings, swap))
+    family = detect(model)
+    seen = None if example is None else _run(model, example)
+    if family is None:
+        if seen is None:
+            raise FamilyError(_no_family(model, "Pass example_input=..., so that its forward can be looked at"))
+        found = probe.find_sites(model, seen)
+        if found is None:
+            raise FamilyError(_no_family(model, "Its forward multiplies no activations with activations"))
+        return _plan(model, "probe", found.sites, settings, swap, seen, found)
+    return _plan(model, family.name, family.sites(model), settings, swap, seen, family)
+
+
+def _no_family(model: nn.Module, why: str) -> str:
+    family, lacks = nearest(model)
+    return (
+        f"wrap: no family matches {type(model).__name__}. Nearest is {family.name}, which needs {', '.join(lacks)}. "
+        f"{why}; or register a family of your own, see dstsp.register."
+    )
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise `FamilyError` for a model that is compiled, distributed, or prunes already."""
     name = type(model).__name__
-    inner = "_orig_mod" if hasattr(model, "_orig_mod") else "module"
-    if isinstance(getattr(model, inner, None), SMixerNet):
-        raise FamilyError(f"wrap: got a SMixerNet inside {name}. Wrap the net itself, then compile or distribute it.")
-    if not isinstance(model, SMixerNet):
-        raise FamilyError(f"wrap: no family matches {name}. Expected SMixerNet; build it with create_model.")
-    if model.dstsp is not None:
-        undo = "unwrap it first" if isinstance(model.dstsp, WrappedDSTSP) else "build it without pruning"
+    if not isinstance(model, nn.Module):
+        raise FamilyError(f"wrap: got {name}, expected a torch.nn.Module.")
+    outer = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    if isinstance(model, outer) or hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
+        what = "compiled" if not isinstance(model, outer) else "inside " + name
+        raise FamilyError(f"wrap: this {name} is {what}. Wrap the plain model first, then compile or distribute it.")
+    existing = getattr(model, "dstsp", None)
+    if existing is not None:
+        undo = "unwrap it first" if isinstance(existing, WrappedDSTSP) else "build it without pruning"
         raise FamilyError(
-            f"wrap: this {name} prunes already ({model.dstsp.extra_repr()}). Set model.dstsp.ps and model.dstsp.t "
-            f"instead, or {undo}."
+            f"wrap: this {name} prunes already ({existing}). Set model.dstsp.ps and model.dstsp.t instead, or {undo}."
         )
-    if model.config.mixer != "smixer":
-        raise FamilyError(f"wrap: this {name} mixes tokens by {model.config.mixer!r}. Build it with mixer='smixer'.")
-    steps, tokens = model.config.T, model.config.num_tokens
-    t = steps if settings.t is None else settings.t
-    if t > steps:
-        raise SettingError(f"wrap: t={t} is outside 1..{steps}, the steps of this {name}. Keep fewer steps.")
-    keep = tokens_kept(tokens, settings.ps)
-    edit = f"dstsp: prune behind the stem, T {steps} -> {t}, tokens {tokens} -> {keep}, W_M' by {settings.w_prime}"
-    return Plan(name, settings, (steps, t), (tokens, keep), (edit,))
+
+
+def _run(model: nn.Module, example: Any) -> Observation:
+    twin = copied(model)
+    args = example if isinstance(example, tuple) else (example,)
+    try:
+        for module in twin.modules():
+            if callable(getattr(module, "reset", None)):
+                module.reset()  # type: ignore[operator]
+        return observe(twin, *args)
+    except Exception as error:
+        shapes = [tuple(a.shape) for a in args if isinstance(a, Tensor)]
+        raise FamilyError(
+            f"wrap: {type(model).__name__} fails on the example input of shape {shapes}: {error}. Pass one that the "
+            "unwrapped model takes; several arguments as a tuple."
+        ) from error
+
+
+def _plan(
+    model: nn.Module,
+    name: str,
+    sites: Sites,
+    settings: DSTSPConfig,
+    swap: bool | str,
+    seen: Observation | None,
+    source: Family | probe.Found,
+) -> Patch:
+    """One plan for families and for probed models."""
+    surveys = {path: _survey(model, path, sites, seen) for path in sites.blocks}
+    tokens, steps = _sizes(model, sites, surveys, seen)
+    swaps = _swap_edits(model, sites, surveys, swap, tokens)
+    swapped = {edit.path: edit.swap for edit in swaps}
+    caps = tuple(_cap_edits(model, sites, swapped)) if sites.virtual_steps else ()
+    levels = max((cap.levels for cap in caps), default=None)
+    edits: list[Edit] = [*swaps, *_prune_edits(model, sites, surveys, source), *caps]
+    if sites.keeps_grid:
+        edits += _unit_edits(sites, surveys, swapped)
+    before = sum(p.numel() for p in model.parameters())
+    new = [edit.weights() for edit in swaps]
+    after = None if None in new else before + sum(w for w in new if w) - sum(edit.swap.dropped for edit in swaps)
+    last, depth = tokens[sites.blocks[-1]], len(sites.blocks)
+    plan = Plan(
+        model=type(model).__name__,
+        family=name,
+        settings=settings,
+        steps=(levels or steps, steps_after(settings, levels or steps)),
+        tokens=(last, tokens_after(settings, last, depth)),
+        parameters=(before, after),
+        depth=depth,
+        levels=levels,
+        keeps_grid=sites.keeps_grid,
+        edits=tuple(edit.describe() for edit in edits),
+    )
+    check_fits(plan, settings)
+    return Patch(plan, tuple(edits), tuple(_stored(model, source, swapped)))
+
+
+def _stored(model: nn.Module, source: Family | probe.Found, swapped: dict[str, Swap]) -> Iterator[str]:
+    for name in () if isinstance(source, probe.Found) else source.stored_steps(model):
+        path, _, attribute = name.rpartition(".")
+        after = _after_swap(path, swapped)
+        reads = [node.target for swap in (swapped.get(path),) if swap for node in swap.graph.nodes]
+        if after is not None and (path not in swapped or attribute in reads):
+            yield f"{after}.{attribute}" if after else attribute
+
+
+def _survey(model: nn.Module, path: str, sites: Sites, seen: Observation | None) -> Survey:
+    call = None if seen is None else seen.first_call(path)
+    rank = None if call is None or call.x is None else call.x.dim()
+    block = model.get_submodule(path)
+    fixed = sites.tokens if any(hasattr(m, "linear_mix") for m in block.modules()) else None
+    return survey(block, tokens=fixed, rank=rank)
+
+
+def _sizes(
+    model: nn.Module, sites: Sites, surveys: dict[str, Survey], seen: Observation | None
+) -> tuple[dict[str, int | None], int | None]:
+    """N in front of each block, and T."""
+    tokens: dict[str, int | None] = dict.fromkeys(sites.blocks, sites.tokens)
+    steps = sites.steps
+    for path in sites.blocks if seen is not None else ():
+        call = seen.first_call(path)  # type: ignore[union-attr]
+        if call is None or call.x is None:
+            continue
+        layout = Layout(surveys[path].layout)
+        known = {} if steps is None else {"t": steps}
+        stream = layout.to_tokens(call.x, known)
+        tokens[path] = stream.shape[2]
+        steps = stream.shape[0] if "t" in layout else steps
+    return tokens, steps
+
+
+def _swap_edits(
+    model: nn.Module, sites: Sites, surveys: dict[str, Survey], swap: bool | str, tokens: dict[str, int | None]
+) -> list[SwapEdit]:
+    wanted = {False: ("mixer",), True: ("ssa", "mixer"), "all": ("ssa", "linear", "mixer")}[swap]
+    edits = [
+        SwapEdit(".".join(filter(None, (path, inner))), found, tokens[path])
+        for path in sites.blocks
+        for inner, found in surveys[path].swaps.items()
+        if found.kind in wanted or found.reshapes
+    ]
+    keep = [edit for edit in edits if edit.swap.kind not in wanted]
+    return [edit if edit not in keep else SwapEdit(edit.path, edit.swap.as_is(), None) for edit in edits]
+
+
+def _prune_edits(
+    model: nn.Module, sites: Sites, surveys: dict[str, Survey], source: Family | probe.Found
+) -> Iterator[PruneEdit]:
+    if sites.time is not None and sites.time != sites.blocks[0]:
+        found = surveys.get(sites.time) or survey(model.get_submodule(sites.time))
+        yield PruneEdit(sites.time, found.layout, ONLY_STEPS, _joined(sites.time, found.neuron))
+    for number, path in enumerate(sites.blocks):
+        found = surveys[path]
+        if number == 0 and isinstance(source, probe.Found) and source.stem is not None:
+            yield PruneEdit(source.stem.path, source.stem.layout, 0, source.stem.neuron, at_output=True)
+        elif number == 0 or found.residual:
+            yield PruneEdit(path, found.layout, number, _joined(path, found.neuron))
+
+
+def _joined(path: str, inner: str | None) -> str | None:
+    return None if inner is None else f"{path}.{inner}"
+
+
+def _unit_edits(sites: Sites, surveys: dict[str, Survey], swapped: dict[str, Swap]) -> Iterator[UnitEdit]:
+    for path in sites.blocks:
+        found = surveys[path]
+        for unit in found.units:
+            whole = ".".join(filter(None, (path, unit.path)))
+            yield UnitEdit(whole, unit.layout, unit.pointwise, unit.residual)
+        for inner, layout in found.silenced.items():
+            name = _after_swap(f"{path}.{inner}", swapped)
+            if name is not None:
+                yield UnitEdit(name, layout, pointwise=False, residual=False, silences=True)
+
+
+def _after_swap(path: str, swapped: dict[str, Swap]) -> str | None:
+    """Name of a module once the swaps are done, None where it is gone."""
+    for attention, swap in swapped.items():
+        if path.startswith(f"{attention}."):
+            inner = swap.new_name(path.removeprefix(f"{attention}."))
+            return None if inner is None else f"{attention}.{inner}"
+    return path
+
+
+def _cap_edits(model: nn.Module, sites: Sites, swapped: dict[str, Swap]) -> Iterator[CapEdit]:
+    started = False
+    for path, module in model.named_modules():
+        started = started or path == sites.blocks[0]
+        name = _after_swap(path, swapped) if started else None
+        if name is not None and (found := levels_of(module)) is not None:
+            yield CapEdit(name, *found)
+
+

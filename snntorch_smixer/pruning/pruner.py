@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError, check_choice, is_count
-from snntorch_smixer.pruning.siv import RANKINGS
+from snntorch_smixer.pruning.rates import Rates, check_rates, rate_at
+from snntorch_smixer.pruning.siv import RANKINGS, rank, siv
 from snntorch_smixer.pruning.softmatch import MERGES, merge_dropped
-from snntorch_smixer.pruning.spatial import dssp, tokens_kept
+from snntorch_smixer.pruning.spatial import tokens_kept
 from snntorch_smixer.pruning.temporal import dstp
 from snntorch_smixer.selection import W_PRIMES, Selection, take_steps
 
@@ -24,7 +25,8 @@ class DSTSPConfig:
     """Settings of DSTSP; the defaults are the paper's for classification.
 
     Attributes:
-        ps: share of tokens to drop, in [0, 1).
+        ps: share of tokens to drop, in [0, 1): a number, dropped once in front of the first block; a tuple, the share of
+            all N that is gone in each block; or a `Schedule`.
         t: steps to keep, 1..T; None keeps all.
         merge: what becomes of dropped tokens: "softmatch", "drop", "sum" or "fuse".
         ranking: what is pruned first: "low", "high" or "random" SIV (LP, HP, RP in the paper).
@@ -35,7 +37,7 @@ class DSTSPConfig:
         active: prune in "train", "eval", "both" or "never".
     """
 
-    ps: float = 0.3
+    ps: Rates = 0.3
     t: int | None = 1
     merge: str = "softmatch"
     ranking: str = "low"
@@ -44,7 +46,11 @@ class DSTSPConfig:
     active: str = "both"
 
     def __post_init__(self) -> None:
-        tokens_kept(1, self.ps)
+        if isinstance(self.ps, list):
+            object.__setattr__(self, "ps", tuple(self.ps))
+        check_rates(self.ps)
+        if self.merge == "fuse" and not isinstance(self.ps, (int, float)):
+            raise SettingError("DSTSP: merge='fuse' makes one extra token once. Pass one number as ps.")
         for name in ("t", "spike_cap"):
             value = getattr(self, name)
             if value is not None and not is_count(value):
@@ -72,7 +78,9 @@ class _Setting:
         return self if module is None else getattr(module.settings, self.name)
 
     def __set__(self, module: Any, value: Any) -> None:
-        module.settings = replace(module.settings, **{self.name: value})
+        settings = replace(module.settings, **{self.name: value})
+        module.check(settings)
+        module.settings = settings
 
 
 class DSTSP(nn.Module):
@@ -83,33 +91,57 @@ class DSTSP(nn.Module):
 
     Args:
         settings: see `DSTSPConfig`.
+        depth: number of blocks behind it, for rates per block; None when one number is all it will get.
     """
 
     ps, t, merge, ranking, w_prime, spike_cap, active = (_Setting() for _ in range(7))
 
-    def __init__(self, settings: DSTSPConfig | None = None) -> None:
+    def __init__(self, settings: DSTSPConfig | None = None, *, depth: int | None = None) -> None:
         super().__init__()
-        self.settings = DSTSPConfig() if settings is None else settings
+        self.depth = depth
+        settings = DSTSPConfig() if settings is None else settings
+        self.check(settings)
+        self.settings = settings
+
+    keeps_grid = False
+    """True where dropped tokens keep their place in ``x``: a `Selection` is made, but ``x`` only loses steps."""
+
+    def check(self, settings: DSTSPConfig) -> None:
+        """Raise `SettingError` when ``settings`` do not fit the network that this prunes."""
+        check_rates(settings.ps, depth=self.depth, may_fall=self.keeps_grid)
 
     def is_active(self) -> bool:
         """True when the settings let it prune in this mode, training or evaluation."""
         return self.settings.active in ("both", "train" if self.training else "eval")
 
-    def prunes(self, x: Tensor) -> bool:
-        """True when a call on tokens ``x`` would change anything; else it gives back ``(x, None)``."""
-        s, (steps, _, tokens, _) = self.settings, x.shape
-        everything = s.t in (None, steps) and tokens_kept(tokens, s.ps) == tokens and s.spike_cap is None
-        return self.is_active() and not everything
+    def tokens_left(self, full_tokens: int, block: int = 0) -> int:
+        """N' of N in front of block ``block``."""
+        return tokens_kept(full_tokens, rate_at(self.settings.ps, block, self.depth or 1)) if block >= 0 else full_tokens
 
-    def forward(self, x: Tensor, spikes: Tensor) -> tuple[Tensor, Selection | None]:
+    def prunes(self, x: Tensor, kept: Selection | None = None, block: int = 0) -> bool:
+        """True when a call on tokens ``x`` would change anything; else it gives back ``(x, kept)``."""
+        s, (steps, _, tokens, _) = self.settings, x.shape
+        if not self.is_active():
+            return False
+        if kept is None:
+            all_steps = self._steps_to_keep(steps) == steps
+            return not (all_steps and self.tokens_left(tokens, block) == tokens and s.spike_cap is None)
+        left = self.tokens_left(kept.full_tokens, block)
+        return left != kept.tokens.shape[1] if self.keeps_grid else left < kept.tokens.shape[1]
+
+    def forward(
+        self, x: Tensor, spikes: Tensor, kept: Selection | None = None, block: int = 0
+    ) -> tuple[Tensor, Selection | None]:
         """Prune.
 
         Args:
             x: tokens ``(T, B, N, C)``, the stream to prune.
             spikes: ``(T, B, N, C')``, where SIV is taken: ``x`` itself when it is spikes.
+            kept: what was kept before; steps are chosen only where it is None.
+            block: the block in front of which this is, for rates per block; -1 to drop steps only.
 
         Returns:
-            Pruned tokens ``(T', B, N', C)`` and what was kept; ``(x, None)`` when there is nothing to do.
+            Pruned tokens ``(T', B, N', C)`` and what was kept; ``(x, kept)`` when there is nothing to do.
 
         Raises:
             LayoutError: ``x`` or ``spikes`` is no token tensor, or they disagree.
@@ -118,40 +150,53 @@ class DSTSP(nn.Module):
         shapes.check_tokens("DSTSP", x)
         if x.shape[:3] != spikes.shape[:3]:
             raise LayoutError(f"DSTSP: tokens {tuple(x.shape)} and spikes {tuple(spikes.shape)} differ in T, B or N.")
-        if not self.prunes(x):
-            return x, None
-        chosen, steps, spikes = self.settings, x.shape[0], spikes.detach()
-        t = steps if chosen.t is None else chosen.t
+        if not self.prunes(x, kept, block):
+            return x, kept
+        spikes = spikes.detach()
+        if kept is None:
+            x, spikes, kept = self._prune_steps(x, spikes)
+        chosen = self._select(spikes, kept, block)
+        if not chosen.drops_tokens or self.keeps_grid:
+            return x, chosen
+        # What is left of an earlier pruning is the whole of this one.
+        here = chosen
+        if kept.drops_tokens:
+            places = kept.tokens.unsqueeze(1) == chosen.tokens.unsqueeze(2)
+            here = replace(chosen, tokens=places.to(torch.uint8).argmax(2), full_tokens=kept.tokens.shape[1])
+        return merge_dropped(x, here, self.settings.merge), chosen
+
+    def _steps_to_keep(self, steps: int) -> int:
+        return steps if self.settings.t is None else self.settings.t
+
+    def _prune_steps(self, x: Tensor, spikes: Tensor) -> tuple[Tensor, Tensor, Selection]:
+        chosen, steps, tokens = self.settings, x.shape[0], x.shape[2]
+        t = self._steps_to_keep(steps)
         kept_steps = dstp(spikes, t, chosen.ranking)
         if t < steps:
             x, spikes = take_steps(x, kept_steps), take_steps(spikes, kept_steps)
-        kept = self._select(spikes, kept_steps, steps)
-        return (merge_dropped(x, kept, chosen.merge) if kept.drops_tokens else x), kept
+        every = torch.arange(tokens, device=x.device).expand(x.shape[1], tokens)
+        kept = Selection(kept_steps, every, steps, tokens, w_prime=chosen.w_prime, spike_cap=chosen.spike_cap)
+        return x, spikes, kept
 
-    def _select(self, spikes: Tensor, kept_steps: Tensor, full_steps: int) -> Selection:
-        chosen, tokens = self.settings, spikes.shape[2]
-        order = dssp(spikes, chosen.ps, chosen.ranking)
-        drops = order.shape[1] < tokens
+    def _select(self, spikes: Tensor, kept: Selection, block: int) -> Selection:
+        chosen, tokens = self.settings, kept.full_tokens
+        left = self.tokens_left(tokens, block)
+        order = rank(siv(spikes, "t c"), chosen.ranking)[:, :left]
+        if not self.keeps_grid and kept.drops_tokens:
+            order = kept.tokens.gather(1, order)
+        drops = left < tokens
         fused = drops and chosen.merge == "fuse"
         rows = None
         if drops and chosen.w_prime == "shared" and self.training:
             draw = torch.randperm(tokens, device=spikes.device)
-            rows = draw[: order.shape[1] + int(fused)].sort().values
-        return Selection(
-            steps=kept_steps,
-            tokens=order if drops and chosen.w_prime == "crop" else order.sort(dim=1).values,
-            full_steps=full_steps,
-            full_tokens=tokens,
-            w_prime=chosen.w_prime,
-            rows=rows,
-            fused=fused,
-            spike_cap=chosen.spike_cap,
-        )
+            rows = draw[: left + int(fused)].sort().values
+        crop = drops and chosen.w_prime == "crop"
+        return replace(kept, tokens=order if crop else order.sort(dim=1).values, rows=rows, fused=fused)
 
     def extra_repr(self) -> str:
         """All settings, for ``print(model)``."""
         s = self.settings
         return (
-            f"ps={s.ps:g}, t={s.t}, merge={s.merge}, ranking={s.ranking}, w_prime={s.w_prime}, "
+            f"ps={s.ps}, t={s.t}, merge={s.merge}, ranking={s.ranking}, w_prime={s.w_prime}, "
             f"spike_cap={s.spike_cap}, active={s.active}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from snntorch_smixer.errors import SettingError
+from snntorch_smixer.pruning.rates import check_rate
 from snntorch_smixer.pruning.siv import rank, siv
 
 
@@ -14,8 +14,7 @@ def tokens_kept(num_tokens: int, ps: float) -> int:
     Raises:
         SettingError: ps outside [0, 1).
     """
-    if not (isinstance(ps, (int, float)) and 0 <= ps < 1):
-        raise SettingError(f"DSSP: ps={ps} is outside [0, 1). Pass the share of tokens to drop, for example 0.3.")
+    check_rate(ps)
     # range() yields a plain number under torch.compile, which makes a float symbolic, and N' with it, once ps changed.
     return max(1, len(range(round(num_tokens * (1 - ps)))))
 

@@ -186,7 +186,7 @@ def test_settings_are_live():
 
 
 OUTSIDE = "DSTSP: {name}={value!r} must be a whole number of at least 1, or None for no limit."
-SHARE = "DSSP: ps={value} is outside [0, 1). Pass the share of tokens to drop, for example 0.3."
+SHARE = "DSSP: ps={value!r} is outside [0, 1). Pass the share of tokens to drop, for example 0.3."
 CHOICE = "DSTSP: {name}={value!r} is unknown. Expected one of {choices}. Pass one of these."
 BAD = [
     *(("ps", value, SHARE) for value in (1.0, 1, 1.2, -0.1, float("nan"), "0.3", None, True)),

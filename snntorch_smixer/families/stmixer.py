@@ -1,0 +1,35 @@
+"""STMixer: token mixing by one matrix per head already, with the steps folded into the batch."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from snntorch_smixer.families.base import Sites, children_of, lacks, stored_in, whole_number
+
+
+class STMixerFamily:
+    """``patch_embd`` and ``block`` whose items have ``token_mix.attn.linear_mix``, one ``nn.Linear(N, N)`` per head.
+
+    Tensors are (T*B, C, N) with T stored in every neuron and in the root. Covers brain-intelligence-lab/STMixer_demo.
+    """
+
+    name = "stmixer"
+
+    def missing(self, model: nn.Module) -> list[str]:
+        """What ``model`` lacks."""
+        gone = lacks(model, "patch_embd", "block", "head")
+        blocks = children_of(model, "block")
+        if gone or not blocks:
+            return gone or ["a list of blocks"]
+        return lacks(model.get_submodule(blocks[0]), "token_mix", "channel_mix")
+
+    def sites(self, model: nn.Module) -> Sites:
+        """In front of the first block; N is the width of its matrices."""
+        blocks = children_of(model, "block")
+        mixers = [m for m in model.get_submodule(blocks[0]).modules() if hasattr(m, "linear_mix")]
+        tokens = mixers[0].linear_mix[0].in_features if mixers else None  # type: ignore[index,union-attr]
+        return Sites(blocks, tokens=tokens, steps=whole_number(model, "T"))  # type: ignore[arg-type]
+
+    def stored_steps(self, model: nn.Module) -> list[str]:
+        """T of the neurons in the blocks, and of the root, which the head reads."""
+        return stored_in(model, children_of(model, "block"), "T")

@@ -1,0 +1,153 @@
+"""The edits that `wrap` makes; each is prepared on copies, and then applied without a way to fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from snntorch_smixer.layouts import Layout
+from snntorch_smixer.patching import hooks
+from snntorch_smixer.patching.modules import Current, InPlaceOf, WrappedDSTSP
+from snntorch_smixer.patching.swap import Swap, build
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What the edits of one model share."""
+
+    dstsp: WrappedDSTSP
+    current: Current
+    stored: hooks.StoredSteps
+
+
+class Edit(Protocol):
+    """One edit of a model."""
+
+    path: str
+
+    def describe(self) -> str:
+        """One line."""
+
+    def apply(self, model: nn.Module, context: Context) -> None:
+        """Do it."""
+
+
+@dataclass(frozen=True, eq=False)
+class SwapEdit:
+    """Put ``W_M`` in the place of an attention."""
+
+    path: str
+    swap: Swap
+    tokens: int | None
+
+    def describe(self) -> str:
+        """What is swapped, and what stays."""
+        s = self.swap
+        size = "made at the first forward" if self.tokens is None else f"{self.tokens} x {self.tokens // s.stride}"
+        whole = f"; the fused projection stays whole: {s.kept_whole}" if s.kept_whole else ""
+        what = {"ssa": "Q K^T V", "linear": "linear attention", "mixer": "its own matrices"}[s.kind]
+        return f"{self.path}: {what} -> W_M, {s.heads} heads, {size}, {-s.dropped:+,} parameters otherwise{whole}"
+
+    def apply(self, model: nn.Module, context: Context) -> None:
+        """Replace the child; its parts and the state of its neurons are shared."""
+        parent, name = _parent(model, self.path)
+        parent._modules[name] = build(self.swap, model.get_submodule(self.path), context.current, self.tokens)
+
+    def weights(self) -> int | None:
+        """Parameters of ``W_M``, None where it is not made yet."""
+        return None if self.tokens is None else self.swap.heads * self.tokens**2 // self.swap.stride
+
+
+@dataclass(frozen=True, eq=False)
+class PruneEdit:
+    """Drop steps, tokens or both where the stream enters a block, or where it leaves the stem."""
+
+    path: str
+    layout: str
+    block: int
+    neuron: str | None
+    at_output: bool = False
+
+    def describe(self) -> str:
+        """What is dropped, where, and on which spikes it is decided."""
+        where = "behind" if self.at_output else "in front of"
+        what = {hooks.ONLY_STEPS: "steps", 0: "steps and tokens"}.get(self.block, "more tokens, where its rate is higher")
+        spikes = "the stream's own spikes" if self.neuron is None else f"spikes of {self.neuron}"
+        return f"{self.path}: {what} are dropped {where} it, by {spikes}, layout {self.layout!r}"
+
+    def apply(self, model: nn.Module, context: Context) -> None:
+        """Put the hook on."""
+        module = model.get_submodule(self.path)
+        neuron = None if self.neuron is None else model.get_submodule(self.neuron)
+        shared = (context.dstsp, context.current, context.stored, Layout(self.layout), self.block, neuron)
+        if self.at_output:
+            module.register_forward_hook(hooks.PruneOutput(*shared))
+        else:
+            module.register_forward_pre_hook(hooks.PruneInput(*shared), with_kwargs=True)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitEdit:
+    """Let a part of a block work on the kept tokens of a grid."""
+
+    path: str
+    layout: str
+    pointwise: bool
+    residual: bool
+    silences: bool = False
+
+    def describe(self) -> str:
+        """How it treats dropped tokens."""
+        if self.silences:
+            return f"{self.path}: silent at dropped tokens"
+        how = "works on the kept tokens alone" if self.pointwise else "looks at neighbours, runs on all tokens"
+        return f"{self.path}: {how}; dropped tokens keep their value"
+
+    def apply(self, model: nn.Module, context: Context) -> None:
+        """Put the hooks on."""
+        module, layout = model.get_submodule(self.path), Layout(self.layout)
+        if not self.pointwise:
+            mask = hooks.MaskOutput(context.current, layout, self.residual)
+            module.register_forward_hook(mask, with_kwargs=True)
+            return
+        scatter = hooks.ScatterOutput(context.current, layout, self.residual)
+        module.register_forward_pre_hook(hooks.GatherInput(scatter), with_kwargs=True)
+        module.register_forward_hook(scatter)
+
+
+@dataclass(frozen=True, eq=False)
+class CapEdit:
+    """Let t limit the spikes of an integer neuron."""
+
+    path: str
+    unit: float
+    levels: int
+
+    def describe(self) -> str:
+        """Levels and unit."""
+        return f"{self.path}: t caps its {self.levels} levels"
+
+    def apply(self, model: nn.Module, context: Context) -> None:
+        """Put the hook on."""
+        model.get_submodule(self.path).register_forward_hook(hooks.CapLevels(context.dstsp, self.unit))
+
+
+def _parent(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    above, _, name = path.rpartition(".")
+    return model.get_submodule(above), name
+
+
+def undo(model: nn.Module) -> None:
+    """Take out everything that edits put in, wherever it is."""
+    for module in list(model.modules()):
+        for name, child in list(module._modules.items()):
+            if isinstance(child, InPlaceOf):
+                module._modules[name] = child.removed.give_back(child.training)
+    for module in model.modules():
+        for kind in ("_forward_pre_hooks", "_forward_hooks"):
+            registered = getattr(module, kind)
+            for number in [n for n, hook in registered.items() if isinstance(hook, hooks.Hook)]:
+                for table in (kind, f"{kind}_with_kwargs", "_forward_hooks_always_called"):
+                    getattr(module, table).pop(number, None)

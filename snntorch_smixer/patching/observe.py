@@ -1,0 +1,162 @@
+"""Run a copy of a module once and write down what its parts were given, and which operations they used."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from snntorch_smixer.errors import FamilyError
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a child.
+
+    Attributes:
+        path: dotted name.
+        parent: dotted name of the module that called it, "" for the root.
+        x: first tensor that went in.
+        out: first tensor that came out, None while it runs.
+        start: running number of the call.
+        end: running number of its return.
+    """
+
+    path: str
+    parent: str
+    x: Tensor | None
+    start: int
+    out: Tensor | None = None
+    end: int = -1
+
+
+@dataclass(eq=False)
+class Observation:
+    """What happened during one forward.
+
+    Attributes:
+        out: what the module returned.
+        calls: in order of their start.
+        products: (number, path of the innermost module) of each matrix product of two activations.
+        sums: the same for sums over an axis.
+        spatial: the same for operations that look at neighbours: convolutions with a kernel, poolings, resizing.
+    """
+
+    out: Any = None
+    calls: list[Call] = field(default_factory=list)
+    products: list[tuple[int, str]] = field(default_factory=list)
+    sums: list[tuple[int, str]] = field(default_factory=list)
+    spatial: list[tuple[int, str]] = field(default_factory=list)
+
+    def first_call(self, path: str) -> Call | None:
+        """The first call of a module."""
+        return next((call for call in self.calls if call.path == path), None)
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The first tensor of an argument list or of a result."""
+    if isinstance(value, Tensor):
+        return value
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return next((found for item in items if (found := first_tensor(item)) is not None), None)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A deep copy in evaluation mode, so that the original stays as it is.
+
+    Raises:
+        FamilyError: it cannot be copied, as with neurons that still hold the graph of a forward.
+    """
+    try:
+        return copy.deepcopy(module).eval()
+    except (RuntimeError, TypeError) as error:
+        raise FamilyError(
+            f"wrap: this {type(module).__name__} cannot be copied to be looked at: {error}. If its neurons hold the "
+            "membranes of a forward, reset them first: snntorch_smixer.reset, utils.reset or functional.reset_net."
+        ) from error
+
+
+def observe(twin: nn.Module, *args: Any, **kwargs: Any) -> Observation:
+    """Run ``twin``, a copy that may change, without gradients and with the state of torch's generators kept."""
+    seen = Observation()
+    recorder = _Recorder(seen)
+    hooks: list[Any] = []
+    for path, module in twin.named_modules():
+        if path:
+            hooks.append(module.register_forward_pre_hook(_Enter(path, recorder), with_kwargs=True))
+            hooks.append(module.register_forward_hook(_Leave(recorder)))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), recorder:
+            seen.out = twin(*args, **kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+class _Enter:
+    def __init__(self, path: str, recorder: _Recorder) -> None:
+        self.path, self.recorder = path, recorder
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.recorder.enter(self.path, first_tensor([args, kwargs]))
+
+
+class _Leave:
+    def __init__(self, recorder: _Recorder) -> None:
+        self.recorder = recorder
+
+    def __call__(self, module: nn.Module, args: Any, out: Any) -> None:
+        self.recorder.leave(first_tensor(out))
+
+
+_PRODUCTS = frozenset(("matmul", "bmm", "einsum", "__matmul__", "__rmatmul__", "scaled_dot_product_attention", "baddbmm"))
+_RESIZING = ("max_pool", "avg_pool", "interpolate", "unfold", "pixel_shuffle", "grid_sample", "upsample")
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes operations by the module that runs them."""
+
+    def __init__(self, seen: Observation) -> None:
+        super().__init__()
+        self.seen, self.running, self.number = seen, [Call("", "", None, 0)], 0
+
+    def enter(self, path: str, x: Tensor | None) -> None:
+        self.number += 1
+        call = Call(path, self.running[-1].path, x, self.number)
+        self.seen.calls.append(call)
+        self.running.append(call)
+
+    def leave(self, out: Tensor | None) -> None:
+        self.number += 1
+        call = self.running.pop()
+        call.out, call.end = out, self.number
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        here = (self.number, self.running[-1].path)
+        if name in _PRODUCTS and _activations(args, kwargs) > 1:
+            self.seen.products.append(here)
+        elif name == "sum":
+            self.seen.sums.append(here)
+        elif name.startswith("conv") and _kernel(args, kwargs) > 1:
+            self.seen.spatial.append(here)
+        elif any(name.startswith(prefix) for prefix in _RESIZING) and "adaptive" not in name:
+            self.seen.spatial.append(here)
+        return func(*args, **kwargs)
+
+
+def _activations(args: Any, kwargs: Any) -> int:
+    flat = [a for arg in (*args, *kwargs.values()) for a in (arg if isinstance(arg, (tuple, list)) else (arg,))]
+    return sum(isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and a.dim() > 2 for a in flat)
+
+
+def _kernel(args: Any, kwargs: Any) -> int:
+    weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
+    return max(weight.shape[2:], default=1) if isinstance(weight, Tensor) and weight.dim() > 2 else 1

@@ -1,0 +1,178 @@
+"""One module's forward as a graph, with its children as opaque calls, found by running it once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from snntorch_smixer.errors import FamilyError
+
+VALUE = "value"
+"""Key in ``node.meta`` of what the node held while it was traced."""
+
+CALL = "_function_call"
+"""End of the name of a child that a trace adds for an ``autograd.Function``."""
+
+
+def trace(module: nn.Module, inputs: Mapping[str, Any]) -> fx.Graph:
+    """Graph of ``module.forward`` for the control flow that ``inputs`` take.
+
+    Children become ``call_module`` nodes, sizes stay symbolic, so that the graph holds for other steps, batches and
+    token counts. Every node carries what it held in ``meta["value"]``. Neurons are run and change state: pass a copy.
+
+    Args:
+        module: the module to trace, in the mode whose control flow is wanted.
+        inputs: values of parameters of ``forward`` by name; parameters that are left out keep their default.
+
+    Raises:
+        FamilyError: the forward does what no graph can hold, or fails on these inputs.
+    """
+    try:
+        with torch.no_grad(), _recorded_functions() as functions:
+            tracer = _Tracer(dict(inputs), functions)
+            return tracer.trace(module)
+    except FamilyError:
+        raise
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything
+        name = type(module).__name__
+        raise FamilyError(
+            f"wrap: the forward of {name} cannot be followed: {type(error).__name__}: {error}. Expected tensor "
+            "operations and calls of child modules; pass swap=False to keep its attention."
+        ) from error
+
+
+def example_arguments(module: nn.Module, x: torch.Tensor) -> dict[str, Any]:
+    """``x`` as the first parameter of ``module.forward``, None for further parameters without a default."""
+    parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind not in _VARIADIC]
+    if not parameters:
+        raise FamilyError(f"wrap: the forward of {type(module).__name__} takes no input.")
+    required = {p.name: None for p in parameters[1:] if p.default is inspect.Parameter.empty}
+    return {parameters[0].name: x, **required}
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+class FunctionCall(nn.Module):
+    """Calls an ``autograd.Function``, so that its own gradient survives in a graph; no parameters."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        """What ``function.apply`` gives."""
+        return self.function.apply(*args)
+
+    def extra_repr(self) -> str:
+        """Name of the function."""
+        return self.function.__name__
+
+
+class _Tracer(fx.Tracer):
+    """Runs every node when it is made, so that shapes and branches are known and children stay opaque."""
+
+    def __init__(self, inputs: dict[str, Any], functions: list[tuple[type, tuple[Any, ...]]]) -> None:
+        wrapped = tuple(f for f in (_einops("rearrange"), _einops("repeat"), _einops("einsum")) if f is not None)
+        super().__init__(autowrap_functions=wrapped)
+        self.inputs, self.functions, self.running = inputs, functions, False
+        self.proxy_buffer_attributes = True
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        args: list[Any] = [self.root]
+        for parameter in list(inspect.signature(root_fn).parameters.values())[1:]:
+            stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+            name = stars.get(parameter.kind, "") + parameter.name
+            default = () if parameter.default is inspect.Parameter.empty else (parameter.default,)
+            proxy = self.create_proxy("placeholder", name, default, {})
+            value = self.inputs.get(parameter.name, *default[:1])
+            if parameter.kind not in _VARIADIC:
+                args.append(proxy if isinstance(value, torch.Tensor) else value)
+        return root_fn, args
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.running or self._is_product(m, args):
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    @staticmethod
+    def _is_product(m: nn.Module, args: Any) -> bool:
+        """True for a module that only combines activations: its products are looked at, not hidden."""
+        activations = [a for a in args if isinstance(a, fx.Proxy) and torch.is_tensor(a.node.meta[VALUE])]
+        return len(activations) > 1 and not any(True for _ in m.parameters())
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        proxy.node.meta[VALUE] = self._run(proxy.node)
+        return proxy
+
+    def _run(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return self.inputs.get(str(node.target).strip("*"), node.args[0] if node.args else None)
+        self.running = True
+        try:
+            return run_node(self.root, node, lambda other: other.meta[VALUE])
+        finally:
+            self.running = False
+
+    def to_bool(self, obj: Any) -> bool:
+        return bool(obj.node.meta[VALUE])
+
+    def iter(self, obj: Any) -> Iterator[Any]:
+        return iter([obj[i] for i in range(len(obj.node.meta[VALUE]))])
+
+    def record_function(self, function: type, args: tuple[Any, ...]) -> fx.Proxy:
+        """A node for ``function.apply(*args)``, as a call of a child module without parameters."""
+        name = function.__name__.lower() + CALL
+        if not hasattr(self.root, name):
+            self.root.add_module(name, FunctionCall(function))  # type: ignore[union-attr]
+        return self.create_proxy("call_module", name, args, {})
+
+
+def run_node(root: Any, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
+    """Execute one node of a graph, reading its inputs through ``value_of``."""
+    args = fx.node.map_arg(node.args, value_of)
+    kwargs = fx.node.map_arg(node.kwargs, value_of)
+    if node.op == "call_module":
+        return root.get_submodule(node.target)(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    if node.op == "get_attr":
+        path, _, name = str(node.target).rpartition(".")
+        return getattr(root.get_submodule(path), name)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+@contextmanager
+def _recorded_functions() -> Iterator[list[Any]]:
+    # torch.fx looks through autograd.Function.apply and would lose its surrogate gradient.
+    plain = torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        proxies = [a for a in args if isinstance(a, fx.Proxy)]
+        if proxies:
+            return proxies[0].tracer.record_function(cls, args)
+        return plain.__func__(cls, *args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
+    try:
+        yield []
+    finally:
+        torch.autograd.Function.apply = plain
+
+
+def _einops(name: str) -> Callable[..., Any] | None:
+    import sys
+
+    return getattr(sys.modules.get("einops"), name, None)
