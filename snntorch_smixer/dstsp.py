@@ -1,11 +1,20 @@
 """Dynamic Spatial-Temporal Spiking Pruning, as users type it: ``from snntorch_smixer import dstsp``."""
 
-from snntorch_smixer.patching.plan import Plan as Plan
+from snntorch_smixer.families import FAMILIES as FAMILIES
+from snntorch_smixer.families import Family as Family
+from snntorch_smixer.families import Sites as Sites
+from snntorch_smixer.families import register as register
+from snntorch_smixer.patching.checkpoint import to_unwrapped as to_unwrapped
+from snntorch_smixer.patching.checkpoint import to_wrapped as to_wrapped
+from snntorch_smixer.patching.fit import fit as fit
+from snntorch_smixer.patching.record import Plan as Plan
 from snntorch_smixer.patching.wrap import plan as plan
+from snntorch_smixer.patching.wrap import summary as summary
 from snntorch_smixer.patching.wrap import unwrap as unwrap
 from snntorch_smixer.patching.wrap import wrap as wrap
 from snntorch_smixer.pruning.pruner import DSTSP as DSTSP
 from snntorch_smixer.pruning.pruner import DSTSPConfig as DSTSPConfig
+from snntorch_smixer.pruning.rates import Schedule as Schedule
 from snntorch_smixer.pruning.siv import siv as siv
 from snntorch_smixer.pruning.softmatch import merge_dropped as merge_dropped
 from snntorch_smixer.pruning.spatial import dssp as dssp
@@ -16,15 +25,24 @@ from snntorch_smixer.selection import Selection as Selection
 
 __all__ = [
     "DSTSP",
+    "FAMILIES",
     "DSTSPConfig",
+    "Family",
     "Plan",
+    "Schedule",
     "Selection",
+    "Sites",
     "cap_spikes",
     "dssp",
     "dstp",
+    "fit",
     "merge_dropped",
     "plan",
+    "register",
     "siv",
+    "summary",
+    "to_unwrapped",
+    "to_wrapped",
     "tokens_kept",
     "unwrap",
     "wrap",

@@ -9,7 +9,8 @@ from torch import nn
 
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching import hooks
-from snntorch_smixer.patching.modules import Current, InPlaceOf, WrappedDSTSP
+from snntorch_smixer.patching.modules import Current, WrappedDSTSP
+from snntorch_smixer.patching.standins import InPlaceOf
 from snntorch_smixer.patching.swap import Swap, build
 
 
@@ -73,7 +74,9 @@ class PruneEdit:
     def describe(self) -> str:
         """What is dropped, where, and on which spikes it is decided."""
         where = "behind" if self.at_output else "in front of"
-        what = {hooks.ONLY_STEPS: "steps", 0: "steps and tokens"}.get(self.block, "more tokens, where its rate is higher")
+        what = {hooks.ONLY_STEPS: "steps", 0: "steps and tokens"}.get(
+            self.block, "more tokens, where its rate is higher"
+        )
         spikes = "the stream's own spikes" if self.neuron is None else f"spikes of {self.neuron}"
         return f"{self.path}: {what} are dropped {where} it, by {spikes}, layout {self.layout!r}"
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from snntorch_smixer.errors import FamilyError, SettingError
 from snntorch_smixer.layers.mixer import matrix
 from snntorch_smixer.layouts import Layout
-from snntorch_smixer.patching.modules import InPlaceOf, SwappedAttention, TokenMixing, WrappedDSTSP
+from snntorch_smixer.patching.modules import TokenMixing, WrappedDSTSP
 from snntorch_smixer.patching.observe import first_tensor
+from snntorch_smixer.patching.standins import InPlaceOf, SwappedAttention
 
 
 def ridge(gram: Tensor, cross: Tensor, strength: float = 1e-3) -> Tensor:
@@ -148,4 +149,3 @@ def reset_all(model: nn.Module) -> None:
             if module is not model and callable(getattr(module, name, None)):
                 getattr(module, name)()
                 break
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +155,7 @@ class Slice:
     whole: nn.Module | nn.Parameter | Tensor
     rows: Tensor
     width: int
+    old_name: str
 
     @torch.no_grad()
     def give_back(self) -> None:
@@ -169,6 +169,15 @@ class Slice:
                 tensor[self.rows.to(tensor.device)] = mine[name]
             else:
                 tensor.copy_(mine[name])
+
+
+def part_names(part: Slice, owner: nn.Module, path: str) -> dict[str, str]:
+    """State-dict keys of a slice: in the wrapped model, to that of the projection in the model before."""
+    if isinstance(part.part, Tensor):
+        new = next(name for name, tensor in owner.state_dict(keep_vars=True).items() if tensor is part.part)
+        return {f"{path}.{new}": f"{path}.{part.old_name}"}
+    new = next(name for name, module in owner.named_modules() if module is part.part)
+    return {f"{path}.{new}.{k}": f"{path}.{part.old_name}.{k}" for k in part.part.state_dict()}
 
 
 def _tensors(module: Any) -> dict[str, Tensor]:
@@ -202,5 +211,3 @@ def sliced(whole: Any, rows: Tensor, width: int) -> Any:
             if tensor.dim() and tensor.shape[0] == width:
                 setattr(module, name, sliced(tensor, rows, width))
     return part
-
-

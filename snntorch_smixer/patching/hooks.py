@@ -65,7 +65,8 @@ class StartForward(Hook):
 
 class EndForward(StartForward):
     """Forward hook of the root, called after a failure too. In training what was kept stays until the next forward,
-    for blocks that run again in the backward pass (activation checkpointing)."""
+    for blocks that run again in the backward pass (activation checkpointing).
+    """
 
     def __call__(self, module: nn.Module, args: Any, out: Any = None) -> None:
         self.stored.restore()

@@ -9,8 +9,8 @@ from torch import nn
 from snntorch_smixer.layers.attention import SpikingSelfAttention
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.patching.edits import Context
-from snntorch_smixer.patching.modules import SwappedMixer
 from snntorch_smixer.patching.record import Plan, check_fits, steps_after, tokens_after
+from snntorch_smixer.patching.standins import SwappedMixer
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 
 

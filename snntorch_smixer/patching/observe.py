@@ -115,7 +115,9 @@ class _Leave:
         self.recorder.leave(first_tensor(out))
 
 
-_PRODUCTS = frozenset(("matmul", "bmm", "einsum", "__matmul__", "__rmatmul__", "scaled_dot_product_attention", "baddbmm"))
+_PRODUCTS = frozenset(
+    ("matmul", "bmm", "einsum", "__matmul__", "__rmatmul__", "scaled_dot_product_attention", "baddbmm")
+)
 _RESIZING = ("max_pool", "avg_pool", "interpolate", "unfold", "pixel_shuffle", "grid_sample", "upsample")
 
 
@@ -145,9 +147,7 @@ class _Recorder(TorchFunctionMode):
             self.seen.products.append(here)
         elif name == "sum":
             self.seen.sums.append(here)
-        elif name.startswith("conv") and _kernel(args, kwargs) > 1:
-            self.seen.spatial.append(here)
-        elif any(name.startswith(prefix) for prefix in _RESIZING) and "adaptive" not in name:
+        elif (name.startswith("conv") and _kernel(args, kwargs) > 1) or (any(name.startswith(prefix) for prefix in _RESIZING) and "adaptive" not in name):
             self.seen.spatial.append(here)
         return func(*args, **kwargs)
 

@@ -239,5 +239,3 @@ def _cap_edits(model: nn.Module, sites: Sites, swapped: dict[str, Swap]) -> Iter
         name = _after_swap(path, swapped) if started else None
         if name is not None and (found := levels_of(module)) is not None:
             yield CapEdit(name, *found)
-
-

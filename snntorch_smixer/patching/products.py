@@ -1,8 +1,8 @@
-"""Find attention in a traced forward: two chained products of activations, or a product with a sum over tokens."""
+"""Spiking self-attention in a traced forward: two chained matrix products of activations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,10 +15,9 @@ from snntorch_smixer.layouts import parse_layout
 from snntorch_smixer.patching.trace import VALUE, run_node
 
 INDEXING = frozenset(
-    "reshape view flatten unflatten permute transpose swapaxes movedim moveaxis chunk split getitem unsqueeze squeeze "
-    "contiguous unbind t clone rearrange narrow select tensor_split getattr".split()
+    ["reshape", "view", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "moveaxis", "chunk", "split", "getitem", "unsqueeze", "squeeze", "contiguous", "unbind", "t", "clone", "rearrange", "narrow", "select", "tensor_split", "getattr"]
 )
-_MATMULS = frozenset("matmul bmm einsum".split())
+_MATMULS = frozenset(["matmul", "bmm", "einsum"])
 
 
 @dataclass(frozen=True)
@@ -94,29 +93,7 @@ def _depends(node: fx.Node) -> bool:
     return any(_depends(other) for other in node.all_input_nodes)
 
 
-def find_attention(graph: fx.Graph, sizes: Sizes, heads: int | None = None) -> Attention | None:
-    """The attention in ``graph``, or None.
-
-    Args:
-        graph: from `trace`.
-        sizes: of the input that was traced.
-        heads: h where the axes do not show it.
-
-    Raises:
-        FamilyError: there are several, or its axes cannot be told apart.
-    """
-    found = list(_quadratic(graph, sizes))
-    if not found:
-        return _linear(graph, sizes, heads or 1)
-    if len(found) > 1:
-        raise FamilyError(f"wrap: found {len(found)} attentions in one forward, expected one. Pass swap=False.")
-    return found[0]
-
-
-# --- SSA: two chained matrix products -----------------------------------------------------------------------------
-
-
-def _quadratic(graph: fx.Graph, sizes: Sizes) -> Iterator[Attention]:
+def quadratic(graph: fx.Graph, sizes: Sizes) -> Iterator[Attention]:
     products = [n for n in graph.nodes if _is_product(n)]
     for second in products:
         for side in (0, 1):
@@ -264,52 +241,6 @@ def _batch_letters(size: int, sizes: Sizes) -> str:
     if size % (t * sizes.b) == 0:
         return "(t b g)" if sizes.t is not None else "(b g)"
     return "(b g)" if size % sizes.b == 0 else "g"
-
-
-# --- linear attention: a map times a sum ----------------------------------------------------------------------------
-
-
-def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:
-    for node in graph.nodes:
-        if operation(node) != "mul" or len([n for n in node.args if is_activation(n)]) != 2:
-            continue
-        for gated, gate in (node.args, node.args[::-1]):
-            found = _sum_behind(gate)
-            if found is None or gated.meta[VALUE].shape != node.meta[VALUE].shape:
-                continue
-            total, neuron = found
-            source = _strip(total.all_input_nodes[0], lambda n: operation(n) in INDEXING)
-            inner = [n for n in source.args if is_activation(n)] if operation(source) == "mul" else []
-            value = gated if not inner else max(inner, key=_comes_from_v)
-            layout, h, channels = sized_layout(value.meta[VALUE].shape, sizes, heads)
-            out_layout, _, _ = sized_layout(node.meta[VALUE].shape, sizes, heads)
-            return Attention("linear", value, node, neuron, layout, out_layout, h, channels)
-    return None
-
-
-def _sum_behind(node: Any) -> tuple[fx.Node, fx.Node] | None:
-    neuron = None
-    while isinstance(node, fx.Node):
-        if operation(node) == "sum":
-            return (node, neuron) if neuron is not None else None
-        if node.op == "call_module" and neuron is None:
-            neuron = node
-        elif operation(node) not in INDEXING or node.op == "call_module":
-            return None
-        inputs = [n for n in node.all_input_nodes if is_activation(n)]
-        node = inputs[0] if len(inputs) == 1 else None
-    return None
-
-
-def _strip(node: fx.Node, when: Callable[[fx.Node], bool]) -> fx.Node:
-    while when(node):
-        node = next(n for n in node.all_input_nodes if is_activation(n) or isinstance(n.meta[VALUE], (tuple, list)))
-    return node
-
-
-def _comes_from_v(node: fx.Node) -> bool:
-    source = _strip(node, lambda n: n.op != "call_module")
-    return str(source.target).rpartition(".")[2].startswith("v")
 
 
 def sized_layout(shape: torch.Size, sizes: Sizes, heads: int) -> tuple[str, int, int]:

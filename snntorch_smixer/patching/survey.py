@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching.observe import Call, Observation, copied, first_tensor, observe
+from snntorch_smixer.patching.prepare import STORED_STEPS, prepare
 from snntorch_smixer.patching.products import Sizes
-from snntorch_smixer.patching.swap import STORED_STEPS, Swap, matrices, prepare
+from snntorch_smixer.patching.swap import Swap, matrices
 from snntorch_smixer.patching.trace import example_arguments
 
 LAYOUTS = ("t b c y x", "t b c n", "t b n c", "b c y x", "b c n", "b n c", "(t b) c n", "(t b) n c", "(t b) c y x")
@@ -76,7 +77,7 @@ def survey(block: nn.Module, *, tokens: int | None = None, rank: int | None = No
         x, sizes = fabricate(twin, layout, channels, tokens=tokens, square=square)
         try:
             seen = observe(copy.deepcopy(twin), **example_arguments(twin, x))
-        except Exception:  # noqa: BLE001, S112 - foreign code on a wrong layout may raise anything
+        except Exception:  # noqa: BLE001 - foreign code on a wrong layout may raise anything
             continue
         out = first_tensor(seen.out)
         if out is not None and out.numel() == x.numel() and sorted(out.shape) == sorted(x.shape):
@@ -133,9 +134,7 @@ def fabricate(
     return Layout(layout).from_tokens(stream, {"y": y, "x": x}), sizes
 
 
-def _describe(
-    block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Sizes, seen: Observation
-) -> Survey:
+def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Sizes, seen: Observation) -> Survey:
     empty = _without_weights(block)
     bare = observe(empty, **example_arguments(empty, x))
     out = first_tensor(bare.out)
@@ -146,7 +145,8 @@ def _describe(
     silenced = {
         call.path: form
         for call in neurons(block, seen)
-        if any(not path or call.path.startswith(f"{path}.") for path in masked) and (form := layout_of(call.x, sizes)[0])
+        if any(not path or call.path.startswith(f"{path}.") for path in masked)
+        and (form := layout_of(call.x, sizes)[0])
     }
     return Survey(layout, channels, residual, _first_neuron(block, x, bare), swaps, units, silenced)
 
@@ -274,9 +274,7 @@ def layout_of(x: Tensor | None, sizes: Sizes) -> tuple[str, int]:
     return text, x.shape[letters.index("c")]
 
 
-def _units(
-    block: nn.Module, x: Tensor, sizes: Sizes, seen: Observation, bare: Observation
-) -> Iterator[Unit]:
+def _units(block: nn.Module, x: Tensor, sizes: Sizes, seen: Observation, bare: Observation) -> Iterator[Unit]:
     for call in seen.calls:
         if call.parent or call.x is None or call.out is None or call.x.numel() != x.numel():
             continue

@@ -38,7 +38,7 @@ def trace(module: nn.Module, inputs: Mapping[str, Any]) -> fx.Graph:
             return tracer.trace(module)
     except FamilyError:
         raise
-    except Exception as error:  # noqa: BLE001 - foreign code may raise anything
+    except Exception as error:
         name = type(module).__name__
         raise FamilyError(
             f"wrap: the forward of {name} cannot be followed: {type(error).__name__}: {error}. Expected tensor "

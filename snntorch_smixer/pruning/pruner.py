@@ -116,7 +116,9 @@ class DSTSP(nn.Module):
 
     def tokens_left(self, full_tokens: int, block: int = 0) -> int:
         """N' of N in front of block ``block``."""
-        return tokens_kept(full_tokens, rate_at(self.settings.ps, block, self.depth or 1)) if block >= 0 else full_tokens
+        return (
+            tokens_kept(full_tokens, rate_at(self.settings.ps, block, self.depth or 1)) if block >= 0 else full_tokens
+        )
 
     def prunes(self, x: Tensor, kept: Selection | None = None, block: int = 0) -> bool:
         """True when a call on tokens ``x`` would change anything; else it gives back ``(x, kept)``."""

@@ -1,0 +1,82 @@
+"""Find attention in a traced forward, whichever kind it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from snntorch_smixer.errors import FamilyError
+from snntorch_smixer.patching.products import (
+    INDEXING,
+    Attention,
+    Sizes,
+    is_activation,
+    operation,
+    quadratic,
+    sized_layout,
+)
+from snntorch_smixer.patching.trace import VALUE
+
+
+def find_attention(graph: fx.Graph, sizes: Sizes, heads: int | None = None) -> Attention | None:
+    """The attention in ``graph``, or None.
+
+    Args:
+        graph: from `trace`.
+        sizes: of the input that was traced.
+        heads: h where the axes do not show it.
+
+    Raises:
+        FamilyError: there are several, or its axes cannot be told apart.
+    """
+    found = list(quadratic(graph, sizes))
+    if not found:
+        return _linear(graph, sizes, heads or 1)
+    if len(found) > 1:
+        raise FamilyError(f"wrap: found {len(found)} attentions in one forward, expected one. Pass swap=False.")
+    return found[0]
+
+
+def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:
+    for node in graph.nodes:
+        if operation(node) != "mul" or len([n for n in node.args if is_activation(n)]) != 2:
+            continue
+        for gated, gate in (node.args, node.args[::-1]):
+            found = _sum_behind(gate)
+            if found is None or gated.meta[VALUE].shape != node.meta[VALUE].shape:
+                continue
+            total, neuron = found
+            source = _strip(total.all_input_nodes[0], lambda n: operation(n) in INDEXING)
+            inner = [n for n in source.args if is_activation(n)] if operation(source) == "mul" else []
+            value = gated if not inner else max(inner, key=_comes_from_v)
+            layout, h, channels = sized_layout(value.meta[VALUE].shape, sizes, heads)
+            out_layout, _, _ = sized_layout(node.meta[VALUE].shape, sizes, heads)
+            return Attention("linear", value, node, neuron, layout, out_layout, h, channels)
+    return None
+
+
+def _sum_behind(node: Any) -> tuple[fx.Node, fx.Node] | None:
+    neuron = None
+    while isinstance(node, fx.Node):
+        if operation(node) == "sum":
+            return (node, neuron) if neuron is not None else None
+        if node.op == "call_module" and neuron is None:
+            neuron = node
+        elif operation(node) not in INDEXING or node.op == "call_module":
+            return None
+        inputs = [n for n in node.all_input_nodes if is_activation(n)]
+        node = inputs[0] if len(inputs) == 1 else None
+    return None
+
+
+def _strip(node: fx.Node, when: Callable[[fx.Node], bool]) -> fx.Node:
+    while when(node):
+        node = next(n for n in node.all_input_nodes if is_activation(n) or isinstance(n.meta[VALUE], (tuple, list)))
+    return node
+
+
+def _comes_from_v(node: fx.Node) -> bool:
+    source = _strip(node, lambda n: n.op != "call_module")
+    return str(source.target).rpartition(".")[2].startswith("v")

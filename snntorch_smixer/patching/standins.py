@@ -1,0 +1,151 @@
+"""What stands in for a swapped attention, with the original waiting in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from snntorch_smixer.layers.attention import SpikingSelfAttention
+from snntorch_smixer.layers.mixer import SpikingTokenMixer
+from snntorch_smixer.patching.program import Program
+from snntorch_smixer.selection import Selection
+
+
+class Part(Protocol):
+    """A part of a removed module that was copied out of it."""
+
+    def give_back(self) -> None:
+        """Write what the copy learnt into the original."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """The original forward, with V and its product shown to a child ``tap``.
+
+    Attributes:
+        program: the forward; None where the stand-in runs it by itself.
+        value_layout: of V.
+        out_layout: of the product.
+    """
+
+    program: Program | None
+    value_layout: str
+    out_layout: str
+
+
+class Removed:
+    """What `wrap` took out of a model. No module, so that its parameters are not those of the model any more.
+
+    Attributes:
+        module: the original.
+        parts: what was copied out of it instead of shared.
+        tap: for fitting ``W_M``; None where there is nothing to fit.
+        teaching: True while the original runs in place of what replaced it.
+    """
+
+    def __init__(self, module: nn.Module, parts: Sequence[Part] = (), tap: Tap | None = None) -> None:
+        self.module, self.parts, self.tap, self.teaching = module, tuple(parts), tap, False
+
+    def give_back(self, training: bool) -> nn.Module:
+        """The original, with what its parts have learnt, in the mode of what stood in for it."""
+        for part in self.parts:
+            part.give_back()
+        self.module.training = training
+        for child in self.module.children():
+            child.train(training)
+        return self.module
+
+
+class InPlaceOf(nn.Module):
+    """Base of what stands in for a removed module."""
+
+    removed: Removed
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InPlaceOf:
+        # Keeps what was taken out on the device and in the precision of the rest.
+        super()._apply(fn, recurse)
+        own = set(map(id, self.modules()))
+        for module in self.removed.module.modules():
+            if id(module) not in own:
+                module._apply(fn, recurse=False)
+        return self
+
+
+class SwappedMixer(InPlaceOf, SpikingTokenMixer):
+    """The mixer that stands in for a `SpikingSelfAttention` of this package; it shares V and the projection.
+
+    Args:
+        attention: what it stands in for.
+        num_tokens: N.
+    """
+
+    def __init__(self, attention: SpikingSelfAttention, num_tokens: int) -> None:
+        super().__init__(attention.dim, num_tokens=num_tokens, heads=attention.heads)
+        self.value.neuron = attention.neuron
+        self.value.linear, self.value.norm = attention.value.linear, attention.value.norm
+        self.neuron, self.proj = attention.value_neuron, attention.proj
+        weight = attention.proj.linear.weight
+        self.w_m.to(device=weight.device, dtype=weight.dtype)
+        self.removed = Removed(attention, tap=Tap(None, "t b n c", "t b n c"))
+        self.training = attention.training
+        self.value.training = self.w_m.training = attention.training
+
+    def forward(self, x: Tensor, kept: Selection | None = None) -> Tensor:
+        """As `SpikingTokenMixer`."""
+        if not self.removed.teaching:
+            return super().forward(x, kept)
+        attention: Any = self.removed.module
+        value, out = attention.attend(x)
+        return attention.proj(attention.tap(value, out))
+
+
+class SwappedAttention(InPlaceOf):
+    """An attention whose products were replaced by ``W_M V``: its own forward otherwise, with its own children.
+
+    It takes and returns what the original did: extra arguments, tuples, a residual inside. Q and K are gone from
+    parameters and state dict; the original waits in ``removed`` for `unwrap`.
+
+    Args:
+        program: the forward.
+        children: by dotted name.
+        removed: what it stands in for.
+        resets: put the neurons at rest before each call, as the original did.
+    """
+
+    def __init__(self, program: Program, children: dict[str, Any], removed: Removed, *, resets: bool = False) -> None:
+        super().__init__()
+        self.program, self.removed, self.resets = program, removed, resets
+        for path, child in children.items():
+            owner: nn.Module = self
+            *parents, name = path.split(".")
+            for parent in parents:
+                if not hasattr(owner, parent):
+                    owner.add_module(parent, nn.Module())
+                owner = getattr(owner, parent)
+            setattr(owner, name, child)
+        self.training = removed.module.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the original forward returns, with ``W_M V`` in place of its products."""
+        if self.removed.teaching:
+            return self.removed.tap.program(self.removed.module, *args, **kwargs)  # type: ignore[union-attr]
+        if self.resets:
+            for module in self.removed.module.modules():  # it knows its neurons, which are shared
+                if callable(getattr(module, "reset", None)):
+                    module.reset()  # type: ignore[operator]
+        return self.program(self, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """What it replaced."""
+        return f"in place of {type(self.removed.module).__name__}"
+
+
+class ResettingAttention(SwappedAttention):
+    """A `SwappedAttention` whose original puts its own neurons at rest when asked."""
+
+    def reset(self) -> None:
+        """What the original does; its neurons are shared."""
+        self.removed.module.reset()  # type: ignore[operator]
