@@ -46,7 +46,7 @@ class Family(Protocol):
 
 
 def stored_in(model: nn.Module, blocks: tuple[str, ...], *names: str) -> list[str]:
-    """Dotted attributes of the given names that hold a whole number, in ``blocks`` and, if there are any, in the root."""
+    """Dotted attributes that hold a whole number under one of ``names``: in ``blocks`` and, if any, in the root."""
     found = [
         f"{block}.{path}.{name}" if path else f"{block}.{name}"
         for block in blocks

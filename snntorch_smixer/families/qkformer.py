@@ -33,6 +33,6 @@ class QKFormerFamily:
             steps=whole_number(model, "T"),
         )
 
-    def stored_steps(self, model: nn.Module) -> list[str]:
+    def stored_steps(self, model: nn.Module) -> list[str]:  # noqa: ARG002
         """None: T is read off the tensors."""
         return []

@@ -29,7 +29,7 @@ class SDTV2Family:
         spatial = any(True for part in behind for _ in spatial_parts(part.modules()))
         return Sites(blocks, keeps_grid=spatial, steps=whole_number(model, "T"))
 
-    def stored_steps(self, model: nn.Module) -> list[str]:
+    def stored_steps(self, model: nn.Module) -> list[str]:  # noqa: ARG002
         """None: T is read off the tensors."""
         return []
 

@@ -32,6 +32,6 @@ class SpikeYOLOFamily:
         steps = whole_number(layers[0], "T") or 1
         return Sites(blocks, keeps_grid=True, steps=steps, virtual_steps=steps == 1)
 
-    def stored_steps(self, model: nn.Module) -> list[str]:
+    def stored_steps(self, model: nn.Module) -> list[str]:  # noqa: ARG002
         """None: T is read off the tensors."""
         return []

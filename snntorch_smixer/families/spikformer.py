@@ -10,8 +10,8 @@ from snntorch_smixer.families.base import Sites, child, children_of, lacks, spat
 class SpikformerFamily:
     """``patch_embed``, then ``block`` or ``blocks`` whose items have ``attn`` and ``mlp``.
 
-    Covers ZK-Zhou/spikformer in its three layouts, SpikingJelly 2.0's and BrainCog's Spikformer, Spikingformer, and the parts that are
-    published of Spikformer V2.
+    Covers ZK-Zhou/spikformer in its three layouts, SpikingJelly 2.0's and BrainCog's Spikformer, Spikingformer, and the
+    parts that are published of Spikformer V2.
     """
 
     name = "spikformer"

@@ -28,7 +28,7 @@ class STMixerFamily:
         blocks = children_of(model, "block")
         mixers = [m for m in model.get_submodule(blocks[0]).modules() if hasattr(m, "linear_mix")]
         tokens = mixers[0].linear_mix[0].in_features if mixers else None  # type: ignore[index,union-attr]
-        return Sites(blocks, tokens=tokens, steps=whole_number(model, "T"))  # type: ignore[arg-type]
+        return Sites(blocks, tokens=tokens, steps=whole_number(model, "T"))
 
     def stored_steps(self, model: nn.Module) -> list[str]:
         """T of the neurons in the blocks, and of the root, which the head reads."""

@@ -43,13 +43,14 @@ def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:
     for node in graph.nodes:
         if operation(node) != "mul" or len([n for n in node.args if is_activation(n)]) != 2:
             continue
-        for gated, gate in (node.args, node.args[::-1]):
+        pair: list[Any] = list(node.args)
+        for gated, gate in (pair, pair[::-1]):
             found = _sum_behind(gate)
             if found is None or gated.meta[VALUE].shape != node.meta[VALUE].shape:
                 continue
             total, neuron = found
             source = _strip(total.all_input_nodes[0], lambda n: operation(n) in INDEXING)
-            inner = [n for n in source.args if is_activation(n)] if operation(source) == "mul" else []
+            inner: list[Any] = [n for n in source.args if is_activation(n)] if operation(source) == "mul" else []
             value = gated if not inner else max(inner, key=_comes_from_v)
             layout, h, channels = sized_layout(value.meta[VALUE].shape, sizes, heads)
             out_layout, _, _ = sized_layout(node.meta[VALUE].shape, sizes, heads)

@@ -26,7 +26,9 @@ class Context:
 class Edit(Protocol):
     """One edit of a model."""
 
-    path: str
+    @property
+    def path(self) -> str:
+        """Dotted name of what is edited."""
 
     def describe(self) -> str:
         """One line."""

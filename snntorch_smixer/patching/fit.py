@@ -117,19 +117,15 @@ def _teaching(model: nn.Module, swapped: list[InPlaceOf]) -> Iterator[list[Stati
         model.eval()
         dstsp.active = "never"  # type: ignore[union-attr]
         for module in swapped:
-            tap, holder = module.removed.tap, module.mixer if isinstance(module, SwappedAttention) else module
-            taps.append(Statistics(holder.heads, tap.value_layout, tap.out_layout))  # type: ignore[arg-type,union-attr]
-            module.removed.module.add_module("tap", taps[-1])
-            module.removed.module.eval()
-            module.removed.teaching = True
+            holder: Any = module.mixer if isinstance(module, SwappedAttention) else module
+            taps.append(module.removed.start_teaching(Statistics, holder.heads))
         yield taps
     finally:
-        dstsp.settings = settings  # type: ignore[union-attr,assignment]
+        dstsp.settings = settings  # type: ignore[union-attr]
         for module in swapped:
-            module.removed.teaching = False
-            module.removed.module._modules.pop("tap", None)
-        for module, training in modes:  # type: ignore[assignment]
-            module.training = training
+            module.removed.stop_teaching()
+        for part, training in modes:
+            part.training = training
 
 
 def _input(batch: Any, model: nn.Module) -> Tensor:

@@ -161,7 +161,7 @@ class Slice:
     def give_back(self) -> None:
         """Write what V learnt into the fused projection."""
         if isinstance(self.whole, Tensor):
-            self.whole[self.rows.to(self.whole.device)] = self.part  # type: ignore[index,assignment]
+            self.whole[self.rows.to(self.whole.device)] = self.part  # type: ignore[assignment]
             return
         mine, theirs = _tensors(self.part), _tensors(self.whole)
         for name, tensor in theirs.items():

@@ -58,17 +58,21 @@ class StartForward(Hook):
     def __init__(self, current: Current, stored: StoredSteps) -> None:
         self.current, self.stored = current, stored
 
-    def __call__(self, module: nn.Module, args: Any) -> None:
+    def __call__(self, _module: nn.Module, _args: Any) -> None:
+        """Forget the last forward."""
         self.current.kept = None
         self.stored.restore()
 
 
 class EndForward(StartForward):
-    """Forward hook of the root, called after a failure too. In training what was kept stays until the next forward,
-    for blocks that run again in the backward pass (activation checkpointing).
+    """Forward hook of the root, called after a failure too.
+
+    With gradients, what was kept stays until the next forward: blocks may run again in the backward pass (activation
+    checkpointing).
     """
 
-    def __call__(self, module: nn.Module, args: Any, out: Any = None) -> None:
+    def __call__(self, _module: nn.Module, _args: Any, _out: Any = None) -> None:
+        """Let stored step counts say what they said before."""
         self.stored.restore()
         if not torch.is_grad_enabled():
             self.current.kept = None
@@ -136,7 +140,8 @@ class Prune(Hook):
 class PruneInput(Prune):
     """Forward pre-hook, with keyword arguments: prunes the first tensor that goes in."""
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Arguments with the pruned stream."""
         if args:
             return (self.prune(args[0]), *args[1:]), kwargs
         name = next(iter(kwargs))
@@ -146,7 +151,8 @@ class PruneInput(Prune):
 class PruneOutput(Prune):
     """Forward hook: prunes the first tensor that comes out, of a tensor or a tuple."""
 
-    def __call__(self, module: nn.Module, args: Any, out: Any) -> Any:
+    def __call__(self, _module: nn.Module, _args: Any, out: Any) -> Any:
+        """Output with the pruned stream."""
         return with_first(out, self.prune(first_tensor(out)))  # type: ignore[arg-type]
 
 
@@ -176,7 +182,8 @@ class GatherInput(Hook):
     def __init__(self, scatter: ScatterOutput) -> None:
         self.scatter = scatter
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Arguments with the kept tokens only."""
         kept = self.scatter.drops()
         if kept is None:
             return None
@@ -194,7 +201,8 @@ class ScatterOutput(KeepGrid):
     grid: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed
     before: Tensor | None = None
 
-    def __call__(self, module: nn.Module, args: Any, out: Any) -> Any:
+    def __call__(self, _module: nn.Module, _args: Any, out: Any) -> Any:
+        """Output on the whole grid."""
         kept = self.drops()
         if kept is None:
             return None
@@ -208,7 +216,8 @@ class ScatterOutput(KeepGrid):
 class MaskOutput(KeepGrid):
     """Forward hook of a unit that looks at neighbours: it runs on all tokens, dropped ones get nothing added."""
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+        """Output with nothing added at dropped tokens."""
         kept = self.drops()
         y = first_tensor(out)
         if kept is None or y is None:
@@ -231,7 +240,8 @@ class CapLevels(Hook):
     def __init__(self, dstsp: WrappedDSTSP, unit: float) -> None:
         self.dstsp, self.unit = dstsp, unit
 
-    def __call__(self, module: nn.Module, args: Any, out: Tensor) -> Tensor | None:
+    def __call__(self, _module: nn.Module, _args: Any, out: Tensor) -> Tensor | None:
+        """Capped spikes."""
         cap = self.dstsp.level_cap()
         return None if cap is None else out.clamp(max=cap * self.unit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -56,10 +57,10 @@ class WrappedDSTSP(DSTSP):
         return steps if self.plan.levels is not None else super()._steps_to_keep(steps)
 
 
-class LazyTokenMatrix(LazyModuleMixin, nn.Conv1d):  # type: ignore[misc]
+class LazyTokenMatrix(LazyModuleMixin, nn.Conv1d):
     """``W_M`` whose token count is not known yet; it becomes a plain ``nn.Conv1d`` when the first tokens arrive."""
 
-    cls_to_become = nn.Conv1d  # type: ignore[assignment]
+    cls_to_become = nn.Conv1d
 
     def __init__(self, heads: int, stride: int) -> None:
         super().__init__(0, 0, 1, bias=False)
@@ -73,7 +74,9 @@ class LazyTokenMatrix(LazyModuleMixin, nn.Conv1d):  # type: ignore[misc]
         """Make ``W_M`` for tokens ``(M, h*N, C/h)``; keeps a weight that was loaded before."""
         width = x.shape[1]
         if self.has_uninitialized_params():
-            self.weight.materialize((width * self.rows_per_column, width // self.groups, 1))
+            cast(UninitializedParameter, self.weight).materialize(
+                (width * self.rows_per_column, width // self.groups, 1)
+            )
             nn.init.normal_(self.weight, std=(2 * self.groups / width) ** 0.5)
         self.in_channels, self.out_channels = width, self.weight.shape[0]
 
@@ -130,19 +133,19 @@ class TokenMixing(nn.Module):
             LayoutError: V has another token count than ``W_M``.
         """
         x, kept = self.tokens(value), self.current.kept
-        if self.w_m.in_channels == 0:
-            stride = self.w_m.rows_per_column  # type: ignore[assignment]
-            full = x.shape[2] * stride if kept is None or stride > 1 else kept.full_tokens  # type: ignore[operator]
+        if isinstance(self.w_m, LazyTokenMatrix):
+            stride = self.w_m.rows_per_column
+            full = x.shape[2] * stride if kept is None or stride > 1 else kept.full_tokens
             self.materialize(full, x.device)
-        whole = self.w_m.weight.shape[1]
-        drops = kept is not None and kept.drops_tokens
-        expected = kept.num_tokens if drops and x.shape[2] != whole else whole
-        if x.shape[2] != expected or (drops and kept.full_tokens != self.matrix.shape[1]):
+        rows, whole = self.matrix.shape[1:]
+        kept = kept if kept is not None and kept.drops_tokens else None
+        expected = whole if kept is None or x.shape[2] == whole else kept.num_tokens
+        if x.shape[2] != expected or (kept is not None and kept.full_tokens != rows):
             raise LayoutError(
                 f"wrapped attention: W_M was built for {whole} tokens, got {x.shape[2]} of shape {tuple(value.shape)}. "
                 "Feed the resolution that the model was wrapped for, or unwrap it and wrap it for the new one."
             )
-        return self.out_layout.from_tokens(self._mix(x, kept if drops else None), {"g": self.heads})
+        return self.out_layout.from_tokens(self._mix(x, kept), {"g": self.heads})
 
     def _mix(self, x: Tensor, kept: Selection | None) -> Tensor:
         rows, columns = self.matrix.shape[1:]
@@ -153,11 +156,10 @@ class TokenMixing(nn.Module):
 
     def materialize(self, tokens: int, device: torch.device) -> None:
         """Make ``W_M`` for ``tokens`` tokens where it was not known yet; nothing else."""
-        if self.w_m.in_channels:
-            return
-        columns = tokens // self.w_m.rows_per_column  # type: ignore[operator]
-        self.w_m.to(device)
-        self.w_m._infer_parameters(self.w_m, (torch.empty(0, self.heads * columns, 0, device=device),))  # type: ignore[operator]
+        if isinstance(self.w_m, LazyTokenMatrix):
+            columns = tokens // self.w_m.rows_per_column
+            self.w_m.to(device)
+            self.w_m._infer_parameters(self.w_m, (torch.empty(0, self.heads * columns, 0, device=device),))
 
     def extra_repr(self) -> str:
         """Heads and layouts, for ``print(model)``."""

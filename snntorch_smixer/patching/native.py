@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import nn
 
@@ -25,11 +26,13 @@ class NativeSwap:
         """What is swapped."""
         return f"{self.path}: Q K^T V -> W_M, {self.num_tokens} x {self.num_tokens}; Q and K dropped"
 
-    def apply(self, model: nn.Module, context: Context) -> None:
+    def apply(self, model: nn.Module, context: Context) -> None:  # noqa: ARG002
         """Replace the block's mixer, and say so in the network's configuration."""
         block, _, name = self.path.rpartition(".")
-        setattr(model.get_submodule(block), name, SwappedMixer(model.get_submodule(self.path), self.num_tokens))
-        model.config = replace(model.config, mixer="smixer")  # type: ignore[assignment,arg-type]
+        attention = cast(SpikingSelfAttention, model.get_submodule(self.path))
+        setattr(model.get_submodule(block), name, SwappedMixer(attention, self.num_tokens))
+        net = cast(SMixerNet, model)
+        net.config = replace(net.config, mixer="smixer")
 
 
 def look(model: SMixerNet, settings: DSTSPConfig, swap: bool | str) -> tuple[Plan, tuple[NativeSwap, ...]]:
@@ -60,6 +63,7 @@ def look(model: SMixerNet, settings: DSTSPConfig, swap: bool | str) -> tuple[Pla
         depth=config.depth,
         levels=None,
         keeps_grid=False,
+        has_spikes=True,
         edits=(*(edit.describe() for edit in swaps), edit),
     )
     check_fits(plan, settings)

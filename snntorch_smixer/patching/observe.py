@@ -103,7 +103,7 @@ class _Enter:
     def __init__(self, path: str, recorder: _Recorder) -> None:
         self.path, self.recorder = path, recorder
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         self.recorder.enter(self.path, first_tensor([args, kwargs]))
 
 
@@ -111,7 +111,7 @@ class _Leave:
     def __init__(self, recorder: _Recorder) -> None:
         self.recorder = recorder
 
-    def __call__(self, module: nn.Module, args: Any, out: Any) -> None:
+    def __call__(self, _module: nn.Module, _args: Any, out: Any) -> None:
         self.recorder.leave(first_tensor(out))
 
 
@@ -147,9 +147,15 @@ class _Recorder(TorchFunctionMode):
             self.seen.products.append(here)
         elif name == "sum":
             self.seen.sums.append(here)
-        elif (name.startswith("conv") and _kernel(args, kwargs) > 1) or (any(name.startswith(prefix) for prefix in _RESIZING) and "adaptive" not in name):
+        elif _looks_around(name, args, kwargs):
             self.seen.spatial.append(here)
         return func(*args, **kwargs)
+
+
+def _looks_around(name: str, args: Any, kwargs: Any) -> bool:
+    if name.startswith("conv"):
+        return _kernel(args, kwargs) > 1
+    return name.startswith(_RESIZING) and "adaptive" not in name
 
 
 def _activations(args: Any, kwargs: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import FamilyError, check_choice
-from snntorch_smixer.families import Family, Sites, detect, nearest
+from snntorch_smixer.families import Sites, detect, nearest
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.patching import native, probe
@@ -17,11 +17,14 @@ from snntorch_smixer.patching.edits import CapEdit, Edit, PruneEdit, SwapEdit, U
 from snntorch_smixer.patching.hooks import ONLY_STEPS
 from snntorch_smixer.patching.modules import WrappedDSTSP
 from snntorch_smixer.patching.observe import Observation, copied, observe
+from snntorch_smixer.patching.probe import Subject
 from snntorch_smixer.patching.record import Plan, check_fits, steps_after, tokens_after
 from snntorch_smixer.patching.survey import Survey, levels_of, survey
 from snntorch_smixer.patching.swap import Swap
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 
+MAX_LEVELS = 64
+"""Sums of spikes over the residual stream have few levels: 0..2 behind a stem, and 2 more with each block."""
 SWAPS = (True, False, "all")
 
 
@@ -51,17 +54,19 @@ def look(model: nn.Module, settings: DSTSPConfig, *, swap: bool | str = True, ex
         check_choice("wrap", "swap", swap, tuple(map(repr, SWAPS)))
     refuse_wrapped(model)
     if isinstance(model, SMixerNet):
-        return Patch(*native.look(model, settings, swap))
+        native_plan, native_swaps = native.look(model, settings, swap)
+        return Patch(native_plan, native_swaps)
     family = detect(model)
     seen = None if example is None else _run(model, example)
     if family is None:
         if seen is None:
             raise FamilyError(_no_family(model, "Pass example_input=..., so that its forward can be looked at"))
-        found = probe.find_sites(model, seen)
-        if found is None:
+        subject = probe.find_sites(model, seen)
+        if subject is None:
             raise FamilyError(_no_family(model, "Its forward multiplies no activations with activations"))
-        return _plan(model, "probe", found.sites, settings, swap, seen, found)
-    return _plan(model, family.name, family.sites(model), settings, swap, seen, family)
+    else:
+        subject = Subject(family.name, family.sites(model), tuple(family.stored_steps(model)))
+    return _plan(model, subject, settings, swap, seen)
 
 
 def _no_family(model: nn.Module, why: str) -> str:
@@ -106,31 +111,27 @@ def _run(model: nn.Module, example: Any) -> Observation:
 
 
 def _plan(
-    model: nn.Module,
-    name: str,
-    sites: Sites,
-    settings: DSTSPConfig,
-    swap: bool | str,
-    seen: Observation | None,
-    source: Family | probe.Found,
+    model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool | str, seen: Observation | None
 ) -> Patch:
     """One plan for families and for probed models."""
+    sites = subject.sites
     surveys = {path: _survey(model, path, sites, seen) for path in sites.blocks}
-    tokens, steps = _sizes(model, sites, surveys, seen)
-    swaps = _swap_edits(model, sites, surveys, swap, tokens)
+    tokens, steps = _sizes(sites, surveys, seen)
+    swaps = _swap_edits(sites, surveys, swap, tokens)
     swapped = {edit.path: edit.swap for edit in swaps}
     caps = tuple(_cap_edits(model, sites, swapped)) if sites.virtual_steps else ()
     levels = max((cap.levels for cap in caps), default=None)
-    edits: list[Edit] = [*swaps, *_prune_edits(model, sites, surveys, source), *caps]
+    edits: list[Edit] = [*swaps, *_prune_edits(model, subject, surveys), *caps]
     if sites.keeps_grid:
         edits += _unit_edits(sites, surveys, swapped)
     before = sum(p.numel() for p in model.parameters())
     new = [edit.weights() for edit in swaps]
     after = None if None in new else before + sum(w for w in new if w) - sum(edit.swap.dropped for edit in swaps)
-    last, depth = tokens[sites.blocks[-1]], len(sites.blocks)
+    places = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
+    last, depth = tokens[sites.blocks[-1]], len(places)
     plan = Plan(
         model=type(model).__name__,
-        family=name,
+        family=subject.name,
         settings=settings,
         steps=(levels or steps, steps_after(settings, levels or steps)),
         tokens=(last, tokens_after(settings, last, depth)),
@@ -138,14 +139,16 @@ def _plan(
         depth=depth,
         levels=levels,
         keeps_grid=sites.keeps_grid,
+        has_spikes=all(edit.neuron is not None or _holds_spikes(edit, seen) for edit in places),
         edits=tuple(edit.describe() for edit in edits),
     )
     check_fits(plan, settings)
-    return Patch(plan, tuple(edits), tuple(_stored(model, source, swapped)))
+    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)))
 
 
-def _stored(model: nn.Module, source: Family | probe.Found, swapped: dict[str, Swap]) -> Iterator[str]:
-    for name in () if isinstance(source, probe.Found) else source.stored_steps(model):
+def _stored(subject: Subject, swapped: dict[str, Swap]) -> Iterator[str]:
+    """Where T is stored once the swaps are done."""
+    for name in subject.stored:
         path, _, attribute = name.rpartition(".")
         after = _after_swap(path, swapped)
         reads = [node.target for swap in (swapped.get(path),) if swap for node in swap.graph.nodes]
@@ -162,7 +165,7 @@ def _survey(model: nn.Module, path: str, sites: Sites, seen: Observation | None)
 
 
 def _sizes(
-    model: nn.Module, sites: Sites, surveys: dict[str, Survey], seen: Observation | None
+    sites: Sites, surveys: dict[str, Survey], seen: Observation | None
 ) -> tuple[dict[str, int | None], int | None]:
     """N in front of each block, and T."""
     tokens: dict[str, int | None] = dict.fromkeys(sites.blocks, sites.tokens)
@@ -175,12 +178,12 @@ def _sizes(
         known = {} if steps is None else {"t": steps}
         stream = layout.to_tokens(call.x, known)
         tokens[path] = stream.shape[2]
-        steps = stream.shape[0] if "t" in layout else steps
+        steps = stream.shape[0] if "t" in layout or steps is None else steps
     return tokens, steps
 
 
 def _swap_edits(
-    model: nn.Module, sites: Sites, surveys: dict[str, Survey], swap: bool | str, tokens: dict[str, int | None]
+    sites: Sites, surveys: dict[str, Survey], swap: bool | str, tokens: dict[str, int | None]
 ) -> list[SwapEdit]:
     wanted = {False: ("mixer",), True: ("ssa", "mixer"), "all": ("ssa", "linear", "mixer")}[swap]
     edits = [
@@ -193,18 +196,27 @@ def _swap_edits(
     return [edit if edit not in keep else SwapEdit(edit.path, edit.swap.as_is(), None) for edit in edits]
 
 
-def _prune_edits(
-    model: nn.Module, sites: Sites, surveys: dict[str, Survey], source: Family | probe.Found
-) -> Iterator[PruneEdit]:
+def _prune_edits(model: nn.Module, subject: Subject, surveys: dict[str, Survey]) -> Iterator[PruneEdit]:
+    sites = subject.sites
     if sites.time is not None and sites.time != sites.blocks[0]:
         found = surveys.get(sites.time) or survey(model.get_submodule(sites.time))
         yield PruneEdit(sites.time, found.layout, ONLY_STEPS, _joined(sites.time, found.neuron))
     for number, path in enumerate(sites.blocks):
         found = surveys[path]
-        if number == 0 and isinstance(source, probe.Found) and source.stem is not None:
-            yield PruneEdit(source.stem.path, source.stem.layout, 0, source.stem.neuron, at_output=True)
+        if number == 0 and subject.stem is not None:
+            yield PruneEdit(*subject.stem, 0, None, at_output=True)
         elif number == 0 or found.residual:
             yield PruneEdit(path, found.layout, number, _joined(path, found.neuron))
+
+
+def _holds_spikes(edit: PruneEdit, seen: Observation | None) -> bool:
+    """True where the stream was seen to hold a few non-negative levels, or was not seen."""
+    call = None if seen is None else seen.first_call(edit.path)
+    x = None if call is None else call.out if edit.at_output else call.x
+    if x is None:
+        return True
+    levels = x.unique()
+    return len(levels) <= MAX_LEVELS and bool(levels.min() >= 0)
 
 
 def _joined(path: str, inner: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,11 +15,10 @@ from snntorch_smixer.patching.attention import find_attention
 from snntorch_smixer.patching.fused import Fused, find_fused, keep_value_rows, sliced
 from snntorch_smixer.patching.observe import first_tensor
 from snntorch_smixer.patching.products import Attention, Sizes, is_activation, operation
+from snntorch_smixer.patching.standins import TAP
 from snntorch_smixer.patching.swap import MIXER, Swap, kept_parameters
-from snntorch_smixer.patching.trace import VALUE, example_arguments, run_node, trace
+from snntorch_smixer.patching.trace import VALUE, example_arguments, function_calls, run_node, trace
 
-TAP = "tap"
-"""Name of the child of a tapped forward."""
 STORED_STEPS = ("T", "step")
 """Attributes in which modules store T."""
 
@@ -44,7 +44,9 @@ def prepare(module: nn.Module, x: Tensor, sizes: Sizes) -> Swap | None:
     if attention is None:
         return None
     fused, kept_whole = _sliced_value(attention, sizes, module)
-    return _rewrite(module, graph, attention, fused, kept_whole, _resets_itself(with_steps(module, sizes.t), x))
+    functions = function_calls(graph, twin)
+    swap = _rewrite(module, graph, attention, fused, kept_whole)
+    return replace(swap, functions=functions, resets=_resets_itself(with_steps(module, sizes.t), x))
 
 
 def with_steps(module: nn.Module, steps: int | None) -> nn.Module:
@@ -132,9 +134,7 @@ def _value_or_run(twin: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) ->
     return node.meta[VALUE]
 
 
-def _rewrite(
-    module: nn.Module, graph: fx.Graph, attention: Attention, fused: Fused | None, kept_whole: str, resets: bool
-) -> Swap:
+def _rewrite(module: nn.Module, graph: fx.Graph, attention: Attention, fused: Fused | None, kept_whole: str) -> Swap:
     plain, _ = _copy(graph)
     reshapes = _restore_shape(plain)
     tapped = _tap(graph, attention)
@@ -162,7 +162,6 @@ def _rewrite(
         fused=fused,
         kept_whole=kept_whole,
         dropped=before - kept_parameters(module, graph, fused),
-        resets=resets,
         plain=plain,
         reshapes=reshapes,
         tapped=tapped,
@@ -171,7 +170,8 @@ def _rewrite(
 
 
 def _copy(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    twin, places = fx.Graph(), {}
+    twin = fx.Graph()
+    places: dict[fx.Node, fx.Node] = {}
     twin.output(twin.graph_copy(graph, places))
     (end,) = [n for n in graph.nodes if n.op == "output"]
     next(n for n in twin.nodes if n.op == "output").meta.update(end.meta)

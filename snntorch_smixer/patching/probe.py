@@ -13,34 +13,23 @@ from snntorch_smixer.patching.survey import attention_paths, survey
 
 
 @dataclass(frozen=True)
-class Stem:
-    """Where the stream is pruned that no block takes whole: at the output of a module.
+class Subject:
+    """What is known of a model before its blocks are looked at.
 
     Attributes:
-        path: dotted name.
-        layout: of its output.
-        neuron: None, the output has to be spikes.
+        name: of the family, or "probe".
+        sites: where it can be patched.
+        stored: dotted attributes behind the pruning that store T.
+        stem: (dotted name, layout) of a module whose output is pruned, where no block takes the whole stream.
     """
 
-    path: str
-    layout: str
-    neuron: str | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """What `find_sites` found.
-
-    Attributes:
-        sites: as a family would give them.
-        stem: where to prune instead of in front of the first block, or None.
-    """
-
+    name: str
     sites: Sites
-    stem: Stem | None
+    stored: tuple[str, ...] = ()
+    stem: tuple[str, str] | None = None
 
 
-def find_sites(model: nn.Module, seen: Observation) -> Found | None:
+def find_sites(model: nn.Module, seen: Observation) -> Subject | None:
     """Blocks, grid and pruning place of a model that was observed once; None where nothing attends."""
     attentions = [path for path in attention_paths(seen) if path]
     if not attentions:
@@ -50,8 +39,8 @@ def find_sites(model: nn.Module, seen: Observation) -> Found | None:
     start = 0 if first is None else first.start
     spatial = any(number >= start for number, _ in seen.spatial)
     whole = survey(model.get_submodule(blocks[0]), rank=None if first is None or first.x is None else first.x.dim())
-    stem = None if whole.residual or first is None else _stem(model, first, seen)
-    return Found(Sites(blocks, keeps_grid=spatial), stem)
+    stem = None if whole.residual or first is None else _stem(first, seen)
+    return Subject("probe", Sites(blocks, keeps_grid=spatial), stem=stem)
 
 
 def _block(model: nn.Module, path: str, seen: Observation) -> str:
@@ -63,7 +52,7 @@ def _block(model: nn.Module, path: str, seen: Observation) -> str:
     return path if inside.residual else call.parent
 
 
-def _stem(model: nn.Module, first: Call, seen: Observation) -> Stem | None:
+def _stem(first: Call, seen: Observation) -> tuple[str, str] | None:
     """The last module that gave the stream to the root before the first block took it."""
     givers = [
         call
@@ -72,12 +61,9 @@ def _stem(model: nn.Module, first: Call, seen: Observation) -> Stem | None:
     ]
     if not givers or givers[-1].out is None:
         return None
-    return Stem(givers[-1].path, "t b c y x" if givers[-1].out.dim() == 5 else _like(givers[-1].out, first))
+    out, axes = givers[-1].out, {5: "t b c y x", 4: "t b c n", 3: "b c n"}
+    return (givers[-1].path, axes[out.dim()]) if out.dim() in axes else None
 
 
 def _same(out: Tensor, x: Tensor | None) -> bool:
     return x is not None and out.numel() == x.numel() and torch.equal(out.flatten(), x.flatten())
-
-
-def _like(out: Tensor, first: Call) -> str:
-    return {4: "t b c n", 3: "b c n"}.get(out.dim(), "t b c n")

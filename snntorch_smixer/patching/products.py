@@ -15,8 +15,13 @@ from snntorch_smixer.layouts import parse_layout
 from snntorch_smixer.patching.trace import VALUE, run_node
 
 INDEXING = frozenset(
-    ["reshape", "view", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "moveaxis", "chunk", "split", "getitem", "unsqueeze", "squeeze", "contiguous", "unbind", "t", "clone", "rearrange", "narrow", "select", "tensor_split", "getattr"]
+    (
+        *("reshape", "view", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "moveaxis", "t"),
+        *("chunk", "split", "tensor_split", "getitem", "unbind", "narrow", "select", "getattr"),
+        *("unsqueeze", "squeeze", "contiguous", "clone", "rearrange"),
+    )
 )
+"""Operations that move numbers and change none."""
 _MATMULS = frozenset(["matmul", "bmm", "einsum"])
 
 
@@ -70,7 +75,7 @@ class Attention:
 
 
 def operation(node: fx.Node) -> str:
-    """Plain name of what a node does, however it is spelt: "matmul" for ``@``, ``torch.matmul`` and ``Tensor.matmul``."""
+    """Plain name of what a node does: "matmul" for ``@``, ``torch.matmul`` and ``Tensor.matmul`` alike."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return "call_module" if node.op == "call_module" else str(name).strip("_")
 
@@ -94,6 +99,7 @@ def _depends(node: fx.Node) -> bool:
 
 
 def quadratic(graph: fx.Graph, sizes: Sizes) -> Iterator[Attention]:
+    """Every pair of chained products in ``graph``, traced on an input of ``sizes``."""
     products = [n for n in graph.nodes if _is_product(n)]
     for second in products:
         for side in (0, 1):
@@ -218,8 +224,8 @@ def _finish(
     attended = out.meta[VALUE].shape[out_layout_axis(out_layout, "n")]
     if attended != sizes.n:
         raise FamilyError(
-            f"wrap: an attention gives {attended} tokens for {sizes.n}, as one over windows does. Expected one over all "
-            "tokens; pass swap=False."
+            f"wrap: an attention gives {attended} tokens for {sizes.n}, as one over windows does. Expected one over "
+            "all tokens; pass swap=False."
         )
     if sizes.n % tokens:
         raise FamilyError(f"wrap: keys of {tokens} tokens for {sizes.n} fit no whole stride. Pass swap=False.")
@@ -244,6 +250,11 @@ def _batch_letters(size: int, sizes: Sizes) -> str:
 
 
 def sized_layout(shape: torch.Size, sizes: Sizes, heads: int) -> tuple[str, int, int]:
+    """Layout, heads and channels of a tensor by the sizes of its axes.
+
+    Raises:
+        FamilyError: the sizes do not tell.
+    """
     known = {sizes.n: "n", sizes.y: "y", sizes.x: "x", sizes.b: "b"}
     if sizes.t is not None:
         known |= {sizes.t: "t", sizes.t * sizes.b: "(t b)"}

@@ -16,8 +16,8 @@ _numbers = itertools.count()
 class Program:
     """The code of a graph, run on the module that owns its children. Immutable.
 
-    A `torch.fx.GraphModule` loses its forward hooks and its own attributes when it is pickled, so a patched module keeps
-    only the code and stays a plain module.
+    A `torch.fx.GraphModule` loses its forward hooks and its own attributes when it is pickled, so a patched module
+    keeps only the code and stays a plain module.
 
     Args:
         graph: every ``call_module`` target is a child of the owner.

@@ -24,6 +24,7 @@ class Plan:
         depth: blocks behind the pruning.
         levels: D, where T counts levels of integer neurons instead of steps; else None.
         keeps_grid: True where dropped tokens keep their place.
+        has_spikes: False where the stream holds real values that no neuron reads: nothing can be ranked there.
         edits: one line per edit.
     """
 
@@ -36,6 +37,7 @@ class Plan:
     depth: int
     levels: int | None
     keeps_grid: bool
+    has_spikes: bool
     edits: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -76,6 +78,12 @@ def check_fits(plan: Plan, settings: DSTSPConfig) -> None:
         raise SettingError(f"wrap: t={settings.t} is outside 1..{steps}, the {what} of this {plan.model}. Keep fewer.")
     if plan.family == "native":
         return
+    prunes = settings.t not in (None, steps) or any(rate_at(settings.ps, i, plan.depth) for i in range(plan.depth))
+    if prunes and not plan.has_spikes:
+        raise SettingError(
+            f"wrap: the stream of this {plan.model} holds real values and no neuron module reads it, so there are no "
+            "spikes to rank steps and tokens by. Pass ps=0, t=None to swap only, or make its spike function a module."
+        )
     if settings.spike_cap is not None:
         raise SettingError(
             "wrap: spike_cap is for networks of this package. In a wrapped model with integer neurons t caps their "

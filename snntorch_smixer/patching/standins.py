@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -12,6 +12,10 @@ from snntorch_smixer.layers.attention import SpikingSelfAttention
 from snntorch_smixer.layers.mixer import SpikingTokenMixer
 from snntorch_smixer.patching.program import Program
 from snntorch_smixer.selection import Selection
+
+Watcher = TypeVar("Watcher", bound=nn.Module)
+TAP = "tap"
+"""Name of the child of a tapped forward."""
 
 
 class Part(Protocol):
@@ -29,11 +33,17 @@ class Tap:
         program: the forward; None where the stand-in runs it by itself.
         value_layout: of V.
         out_layout: of the product.
+        functions: children that the forward calls besides those of the original.
     """
 
     program: Program | None
     value_layout: str
     out_layout: str
+    functions: Mapping[str, nn.Module]
+
+    def children(self, watcher: nn.Module) -> dict[str, nn.Module]:
+        """What the original needs as children while the forward is followed."""
+        return {TAP: watcher, **self.functions}
 
 
 class Removed:
@@ -48,6 +58,23 @@ class Removed:
 
     def __init__(self, module: nn.Module, parts: Sequence[Part] = (), tap: Tap | None = None) -> None:
         self.module, self.parts, self.tap, self.teaching = module, tuple(parts), tap, False
+
+    def start_teaching(self, watcher: Callable[[int, str, str], Watcher], heads: int) -> Watcher:
+        """Let the original run in place of what replaced it, and show V and its product to a new watcher."""
+        if self.tap is None:
+            raise ValueError("there is nothing to watch")
+        seen = watcher(heads, self.tap.value_layout, self.tap.out_layout)
+        self.module.eval()
+        for name, child in self.tap.children(seen).items():
+            self.module.add_module(name, child)
+        self.teaching = True
+        return seen
+
+    def stop_teaching(self) -> None:
+        """Undo `start_teaching`."""
+        self.teaching = False
+        for name in () if self.tap is None else (TAP, *self.tap.functions):
+            self.module._modules.pop(name, None)
 
     def give_back(self, training: bool) -> nn.Module:
         """The original, with what its parts have learnt, in the mode of what stood in for it."""
@@ -67,11 +94,20 @@ class InPlaceOf(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InPlaceOf:
         # Keeps what was taken out on the device and in the precision of the rest.
         super()._apply(fn, recurse)
-        own = set(map(id, self.modules()))
-        for module in self.removed.module.modules():
-            if id(module) not in own:
-                module._apply(fn, recurse=False)
+        _apply_outside(self.removed.module, fn, set(map(id, self.modules())))
         return self
+
+
+def _apply_outside(module: nn.Module, fn: Callable[[Tensor], Tensor], done: set[int]) -> None:
+    """``module._apply(fn)`` without the modules in ``done``; SpikingJelly's neurons take no ``recurse``."""
+    if id(module) in done:
+        return
+    if not any(id(inner) in done for inner in module.modules()):
+        module._apply(fn)
+        return
+    nn.Module._apply(module, fn, recurse=False)
+    for child in module.children():
+        _apply_outside(child, fn, done)
 
 
 class SwappedMixer(InPlaceOf, SpikingTokenMixer):
@@ -89,7 +125,7 @@ class SwappedMixer(InPlaceOf, SpikingTokenMixer):
         self.neuron, self.proj = attention.value_neuron, attention.proj
         weight = attention.proj.linear.weight
         self.w_m.to(device=weight.device, dtype=weight.dtype)
-        self.removed = Removed(attention, tap=Tap(None, "t b n c", "t b n c"))
+        self.removed = Removed(attention, tap=Tap(None, "t b n c", "t b n c", {}))
         self.training = attention.training
         self.value.training = self.w_m.training = attention.training
 
@@ -130,8 +166,9 @@ class SwappedAttention(InPlaceOf):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original forward returns, with ``W_M V`` in place of its products."""
-        if self.removed.teaching:
-            return self.removed.tap.program(self.removed.module, *args, **kwargs)  # type: ignore[union-attr]
+        tap = self.removed.tap
+        if self.removed.teaching and tap is not None and tap.program is not None:
+            return tap.program(self.removed.module, *args, **kwargs)
         if self.resets:
             for module in self.removed.module.modules():  # it knows its neurons, which are shared
                 if callable(getattr(module, "reset", None)):

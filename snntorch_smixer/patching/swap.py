@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -14,6 +15,7 @@ from snntorch_smixer.patching.fused import Fused, Slice, sliced
 from snntorch_smixer.patching.modules import Current, TokenMixing, token_matrix
 from snntorch_smixer.patching.program import Program
 from snntorch_smixer.patching.standins import Removed, ResettingAttention, SwappedAttention, Tap
+from snntorch_smixer.patching.trace import CALL
 
 MIXER = "mixer"
 """Name of the new child: ``attn.mixer.w_m.weight`` is the only new key of a state dict."""
@@ -39,6 +41,7 @@ class Swap:
         reshapes: True where the original gives it another shape.
         tapped: the original forward with V and its product passed through a child ``tap``; None without products.
         tap_layout: of V there.
+        functions: children of the forward that are no children of the original, see `FunctionCall`.
     """
 
     kind: str
@@ -51,11 +54,12 @@ class Swap:
     fused: Fused | None
     kept_whole: str
     dropped: int
-    resets: bool
     plain: fx.Graph
+    resets: bool = False
     reshapes: bool = False
     tapped: fx.Graph | None = None
     tap_layout: str = ""
+    functions: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def new_name(self, path: str) -> str | None:
         """Name of a child after the swap, None where it is gone."""
@@ -88,7 +92,6 @@ def matrices(module: nn.Module, layout: str) -> Swap:
         fused=None,
         kept_whole="",
         dropped=sum(p.numel() for p in module.parameters()),
-        resets=False,
         plain=graph,
     )
 
@@ -109,7 +112,7 @@ class Matrices:
     def give_back(self) -> None:
         """Write what ``W_M`` learnt into them."""
         for linear, mine in zip(self.linears, matrix(self.w_m), strict=True):
-            linear.weight.copy_(mine)  # type: ignore[operator,union-attr]
+            linear.weight.copy_(mine)  # type: ignore[operator]
 
 
 def parts_of(module: nn.Module, graph: fx.Graph, fused: Fused | None) -> tuple[dict[str, Any], list[Slice]]:
@@ -122,9 +125,9 @@ def parts_of(module: nn.Module, graph: fx.Graph, fused: Fused | None) -> tuple[d
         if node.op not in ("call_module", "get_attr") or name in parts or name == MIXER:
             continue
         old = origin.get(name, name)
-        whole = operator.attrgetter(old)(module) if not old.endswith("_call") or hasattr(module, old) else None
-        if whole is None:
+        if old.endswith(CALL):
             continue
+        whole = operator.attrgetter(old)(module)
         parts[name] = whole
         if name in origin and fused is not None:
             parts[name] = sliced(whole, fused.rows, fused.width)
@@ -134,6 +137,7 @@ def parts_of(module: nn.Module, graph: fx.Graph, fused: Fused | None) -> tuple[d
 
 
 def kept_parameters(module: nn.Module, graph: fx.Graph, fused: Fused | None) -> int:
+    """Parameters that the new forward shares with ``module`` or cuts out of it."""
     parts = parts_of(module, graph, fused)[0]
     found: dict[int, int] = {}
     for part in parts.values():
@@ -152,6 +156,7 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
         tokens: N, None when not known yet.
     """
     parts, slices = parts_of(module, swap.graph, swap.fused)
+    parts |= swap.functions
     kind = ResettingAttention if callable(getattr(module, "reset", None)) else SwappedAttention
     if swap.kind == "as_is":
         return kind(Program(swap.graph), parts, Removed(module), resets=swap.resets)
@@ -161,10 +166,11 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
         w_m = w_m.to(device=weight.device, dtype=weight.dtype)
     mixer = TokenMixing(w_m, value_layout=swap.value_layout, out_layout=swap.out_layout, current=current)
     mixer.train(module.training)
-    tap = None if swap.tapped is None else Tap(Program(swap.tapped), swap.tap_layout, swap.out_layout)
+    tap = None if swap.tapped is None else Tap(Program(swap.tapped), swap.tap_layout, swap.out_layout, swap.functions)
     backs: list[Slice | Matrices] = list(slices)
     if swap.kind == "mixer":
-        backs = [Matrices(w_m, module.linear_mix)]  # type: ignore[arg-type]
-        backs[0].take()  # type: ignore[union-attr]
+        matrices_of = Matrices(w_m, cast(nn.ModuleList, module.linear_mix))
+        matrices_of.take()
+        backs = [matrices_of]
     removed = Removed(module, backs, tap)
     return kind(Program(swap.graph), {**parts, MIXER: mixer}, removed, resets=swap.resets)

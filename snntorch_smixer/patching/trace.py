@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -33,9 +34,8 @@ def trace(module: nn.Module, inputs: Mapping[str, Any]) -> fx.Graph:
         FamilyError: the forward does what no graph can hold, or fails on these inputs.
     """
     try:
-        with torch.no_grad(), _recorded_functions() as functions:
-            tracer = _Tracer(dict(inputs), functions)
-            return tracer.trace(module)
+        with torch.no_grad(), _recorded_functions():
+            return _Tracer(dict(inputs)).trace(module)
     except FamilyError:
         raise
     except Exception as error:
@@ -77,16 +77,16 @@ class FunctionCall(nn.Module):
 class _Tracer(fx.Tracer):
     """Runs every node when it is made, so that shapes and branches are known and children stay opaque."""
 
-    def __init__(self, inputs: dict[str, Any], functions: list[tuple[type, tuple[Any, ...]]]) -> None:
+    def __init__(self, inputs: dict[str, Any]) -> None:
         wrapped = tuple(f for f in (_einops("rearrange"), _einops("repeat"), _einops("einsum")) if f is not None)
         super().__init__(autowrap_functions=wrapped)
-        self.inputs, self.functions, self.running = inputs, functions, False
+        self.inputs, self.running = inputs, False
         self.proxy_buffer_attributes = True
 
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:  # noqa: ARG002
         args: list[Any] = [self.root]
         for parameter in list(inspect.signature(root_fn).parameters.values())[1:]:
-            stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+            stars: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
             name = stars.get(parameter.kind, "") + parameter.name
             default = () if parameter.default is inspect.Parameter.empty else (parameter.default,)
             proxy = self.create_proxy("placeholder", name, default, {})
@@ -95,7 +95,7 @@ class _Tracer(fx.Tracer):
                 args.append(proxy if isinstance(value, torch.Tensor) else value)
         return root_fn, args
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return True
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -136,7 +136,7 @@ class _Tracer(fx.Tracer):
         """A node for ``function.apply(*args)``, as a call of a child module without parameters."""
         name = function.__name__.lower() + CALL
         if not hasattr(self.root, name):
-            self.root.add_module(name, FunctionCall(function))  # type: ignore[union-attr]
+            self.root.add_module(name, FunctionCall(function))
         return self.create_proxy("call_module", name, args, {})
 
 
@@ -154,25 +154,29 @@ def run_node(root: Any, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> An
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
+def function_calls(graph: fx.Graph, module: nn.Module) -> dict[str, nn.Module]:
+    """The children that `trace` added to ``module``, the copy that was traced."""
+    names = {str(node.target) for node in graph.nodes if node.op == "call_module" and str(node.target).endswith(CALL)}
+    return {name: module.get_submodule(name) for name in names}
+
+
 @contextmanager
-def _recorded_functions() -> Iterator[list[Any]]:
+def _recorded_functions() -> Iterator[None]:
     # torch.fx looks through autograd.Function.apply and would lose its surrogate gradient.
     plain = torch.autograd.Function.__dict__["apply"]
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         proxies = [a for a in args if isinstance(a, fx.Proxy)]
         if proxies:
-            return proxies[0].tracer.record_function(cls, args)
+            return cast(_Tracer, proxies[0].tracer).record_function(cls, args)
         return plain.__func__(cls, *args, **kwargs)
 
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
     try:
-        yield []
+        yield
     finally:
-        torch.autograd.Function.apply = plain
+        torch.autograd.Function.apply = plain  # type: ignore[method-assign]
 
 
 def _einops(name: str) -> Callable[..., Any] | None:
-    import sys
-
     return getattr(sys.modules.get("einops"), name, None)

@@ -28,7 +28,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def plan(
     model: nn.Module, *, ps: Rates = 0.3, t: int | None = 1, swap: bool | str = True, example_input: Any = None
 ) -> Plan:
-    """What `wrap` with the same arguments would do; ``print`` it. The model is not touched. Raises what `wrap` raises."""
+    """What `wrap` with the same arguments would do; ``print`` it. Raises what `wrap` raises, touches nothing."""
     return look(model, DSTSPConfig(ps=ps, t=t), swap=swap, example=example_input).plan
 
 

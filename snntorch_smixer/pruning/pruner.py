@@ -25,8 +25,8 @@ class DSTSPConfig:
     """Settings of DSTSP; the defaults are the paper's for classification.
 
     Attributes:
-        ps: share of tokens to drop, in [0, 1): a number, dropped once in front of the first block; a tuple, the share of
-            all N that is gone in each block; or a `Schedule`.
+        ps: share of tokens to drop, in [0, 1): a number, dropped once in front of the first block; a tuple, the share
+            of all N that is gone in each block; or a `Schedule`.
         t: steps to keep, 1..T; None keeps all.
         merge: what becomes of dropped tokens: "softmatch", "drop", "sum" or "fuse".
         ranking: what is pruned first: "low", "high" or "random" SIV (LP, HP, RP in the paper).

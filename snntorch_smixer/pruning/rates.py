@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from snntorch_smixer.errors import SettingError
 
@@ -52,7 +53,7 @@ def check_rates(ps: Rates, *, depth: int | None = None, may_fall: bool = True) -
             blocks = "at least one" if depth is None else f"{depth}, one per block"
             raise SettingError(f"DSSP: got {len(ps)} rates, expected {blocks}. Pass a number to use it for all blocks.")
     steps = ps if isinstance(ps, tuple) else (ps.first, ps.last)
-    if not may_fall and any(later < sooner for sooner, later in zip(steps, steps[1:], strict=False)):
+    if not may_fall and any(later < sooner for sooner, later in pairwise(steps)):
         raise SettingError(
             f"DSSP: ps={ps} falls from one block to the next, but a dropped token is gone. Pass rates that do not fall."
         )

@@ -40,7 +40,9 @@ class _Rate:
 
 def rates(model: nn.Module, x: Tensor) -> dict[str, float]:
     """Share of the outputs that are not 0, by path, of each neuron that ran; all are reset before and after."""
-    seen = {name: _Rate() for name, module in model.named_modules() if isinstance(module, NEURONS)}
+    # SpikingJelly's neurons are known by their threshold.
+    kinds = {name: isinstance(m, NEURONS) or hasattr(m, "v_threshold") for name, m in model.named_modules()}
+    seen = {name: _Rate() for name, fires in kinds.items() if fires}
     hooks = [model.get_submodule(name).register_forward_hook(hook) for name, hook in seen.items()]
     reset(model)
     try:

@@ -64,7 +64,8 @@ def calibrated(fake: Fake, seed: int) -> nn.Module:
         return calibrate(fake.make(), fake.example, drive=fake.drive)
 
 
-def _paths(pattern: str, *indices: int) -> tuple[str, ...]:
+def paths(pattern: str, *indices: int) -> tuple[str, ...]:
+    """The dotted paths that ``pattern`` gives for each index."""
     return tuple(pattern.format(i) for i in indices)
 
 
@@ -87,23 +88,23 @@ def _sdt_v2() -> nn.Module:
 
 
 _ALL = (
-    Fake("spikformer_cifar", spikformer.Spikformer, images, "spikformer", (16, 16), _paths("block.{}.attn", 0, 1)),
+    Fake("spikformer_cifar", spikformer.Spikformer, images, "spikformer", (16, 16), paths("block.{}.attn", 0, 1)),
     Fake(
         "spikformer_imagenet",
         spikformer.SpikformerImagenet,
         images,
         "spikformer",
         (16, 16),
-        _paths("block.{}.attn", 0, 1),
+        paths("block.{}.attn", 0, 1),
     ),
-    Fake("spikformer_dvs", spikformer.SpikformerDvs, events, "spikformer", (16, 16), _paths("block.{}.attn", 0, 1)),
+    Fake("spikformer_dvs", spikformer.SpikformerDvs, events, "spikformer", (16, 16), paths("block.{}.attn", 0, 1)),
     Fake(
         "qkformer",
         qkformer.hierarchical_spiking_transformer,
         images,
         "qkformer",
         (16, 16),
-        _paths("stage3.{}.attn", 0, 1),
+        paths("stage3.{}.attn", 0, 1),
         ("stage1.0.tssa", "stage2.0.tssa"),
     ),
     Fake(
@@ -112,7 +113,7 @@ _ALL = (
         events,
         "qkformer",
         (16, 16),
-        _paths("stage2.{}.ssa", 0, 1),
+        paths("stage2.{}.ssa", 0, 1),
         ("stage1.0.tssa",),
     ),
     Fake(
@@ -121,7 +122,7 @@ _ALL = (
         images,
         "spikformer",
         (16, 16),
-        _paths("block.{}.attn", 0, 1),
+        paths("block.{}.attn", 0, 1),
     ),
     Fake(
         "sdt_v1",
@@ -129,7 +130,7 @@ _ALL = (
         images,
         "sdt_v1",
         (16, 16),
-        linear_paths=_paths("block.{}.attn", 0, 1),
+        linear_paths=paths("block.{}.attn", 0, 1),
         logits=_first,
         drive=0.0,
     ),
@@ -139,7 +140,7 @@ _ALL = (
         events,
         "sdt_v1",
         (16, 16),
-        linear_paths=_paths("block.{}.attn", 0, 1),
+        linear_paths=paths("block.{}.attn", 0, 1),
         logits=_first_over_time,
         drive=-0.4,
     ),
@@ -166,7 +167,7 @@ _ALL = (
         partial(images, size=64),
         "sdt_v3",
         (16, 16),
-        _paths("block3.{}.attn", 0, 1),
+        paths("block3.{}.attn", 0, 1),
         drive=0.5,
     ),
     Fake(
@@ -175,11 +176,11 @@ _ALL = (
         images,
         "stmixer",
         (16, 16),
-        mixer_paths=_paths("block.{}.token_mix.attn", 0, 1),
+        mixer_paths=paths("block.{}.token_mix.attn", 0, 1),
         drive=0.3,
     ),
     Fake("spikeyolo", spikeyolo.DetectionModel, partial(images, size=32), "spikeyolo", logits=_maps, drive=0.0),
-    Fake("braincog", braincog.Spikformer, images, "probe", (16, 16), _paths("block.{}.attn", 0, 1)),
+    Fake("braincog", braincog.Spikformer, images, "spikformer", (16, 16), paths("block.{}.attn", 0, 1)),
     Fake("one_big_block", odd.OneBigNet, images, "probe", (16, 16), ("deck.0", "deck.1")),
     Fake("strided_keys", odd.StridedNet, images, "probe", (64, 64), ("rungs.0", "rungs.1")),
     Fake("einsum", odd.EinsumNet, images, "probe", (16, 16), ("chain.0.held", "chain.2.held")),
