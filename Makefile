@@ -27,7 +27,8 @@ clean: ## Remove caches and results; the environment stays (rm -r .venv for a ne
 	@rm -rf build dist site out runs demo_out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
-# One install command on purpose: torch and torchvision have to be chosen together.
+# One install command on purpose: torch and torchvision have to be chosen together. SpikingJelly, whose models the tests
+# wrap, comes without its dependencies: it asks for CUDA builds of torchvision and torchaudio and imports neither.
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not found; install Python 3.11 or newer, or name one: make test PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old; Python 3.11 or newer is needed, for example: make test PYTHON=python3.12" >&2; exit 1; }
@@ -35,4 +36,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "make: installing into $(VENV), about a minute the first time"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps spikingjelly
 	@touch $(READY)

@@ -10,51 +10,71 @@ from torch import Tensor, nn
 from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.patching.fused import Slice, part_names
 from snntorch_smixer.patching.standins import InPlaceOf
+from snntorch_smixer.patching.swap import Matrices
 
 
 def to_wrapped(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A checkpoint of the unwrapped model, for the wrapped ``model``: load it with ``load_state_dict``.
 
     Q and K are left out, a fused projection is cut down to V, and every ``W_M`` stays as it is in ``model``: fit it
-    afterwards with `fit`, or fine-tune.
+    afterwards with `fit`, or fine-tune. Matrices that the model had already become ``W_M``. Where nothing was swapped,
+    it is the same state dict.
 
     Args:
         state: keys and shapes of the model before `wrap`.
-        model: wrapped.
+        model: wrapped; it is not changed.
 
     Raises:
-        FamilyError: a key of ``model`` that is no ``W_M`` has nothing in ``state``; the first few are named.
+        FamilyError: something in ``model`` that is no ``W_M`` has nothing of its shape in ``state``; the first are
+            named.
     """
-    mine = model.state_dict()
+    mine, fresh = model.state_dict(), set()
     found = {name: state[name] for name in mine if name in state and state[name].shape == mine[name].shape}
     for path, stand_in in _stand_ins(model):
+        w_m = _w_m(path, mine)
+        fresh.add(w_m)
         for part in stand_in.removed.parts:
-            if isinstance(part, Slice):
-                for new, old in part_names(part, stand_in, path).items():
-                    if old in state:
-                        found[new] = _cut(state[old], mine[new], part)
-    w_m = {name: tensor for name, tensor in mine.items() if name.endswith("w_m.weight")}
-    absent = [name for name in mine if name not in found and name not in w_m]
+            if isinstance(part, Matrices):
+                found[w_m] = _stacked(state, path, part, mine[w_m])
+            elif isinstance(part, Slice):
+                names = part_names(part, stand_in, path)
+                found |= {new: _cut(state[old], mine[new], part) for new, old in names.items() if old in state}
+    absent = [name for name in mine if name not in found and name not in fresh]
     if absent:
         raise FamilyError(
-            f"to_wrapped: {len(absent)} keys of this {type(model).__name__} are not in the checkpoint, {absent[:3]}. "
+            f"to_wrapped: {len(absent)} entries of this {type(model).__name__} are not in the checkpoint, {absent[:3]}. "
             "Pass the state dict of the same model before it was wrapped."
         )
     return {name: found.get(name, tensor) for name, tensor in mine.items()}
 
 
 def to_unwrapped(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of the wrapped ``model``, for the model before `wrap`: Q and K are those that wait for `unwrap`.
+    """A checkpoint of the wrapped ``model``, for the model before `wrap`: what `unwrap` would leave.
+
+    Q and K are those that wait in ``model``. Where nothing was swapped, it is the same state dict.
 
     Args:
         state: keys and shapes of ``model.state_dict()``.
         model: wrapped; it is not changed.
+
+    Raises:
+        FamilyError: ``state`` lacks something of ``model``; the first are named.
     """
-    out = {name: tensor for name, tensor in state.items() if not name.endswith("w_m.weight")}
+    absent = [name for name in model.state_dict() if name not in state]
+    if absent:
+        raise FamilyError(
+            f"to_unwrapped: {len(absent)} entries of this wrapped {type(model).__name__} are not in the checkpoint, "
+            f"{absent[:3]}. Pass the state dict of a model that was wrapped alike."
+        )
+    out = dict(state)
     for path, stand_in in _stand_ins(model):
+        w_m = out.pop(_w_m(path, out))
         original = {f"{path}.{name}": tensor for name, tensor in stand_in.removed.module.state_dict().items()}
         for part in stand_in.removed.parts:
-            if isinstance(part, Slice):
+            if isinstance(part, Matrices):
+                for i, one in enumerate(w_m.view(len(part.linears), -1, w_m.shape[1])):
+                    original[f"{path}.linear_mix.{i}.weight"] = one
+            elif isinstance(part, Slice):
                 for new, old in part_names(part, stand_in, path).items():
                     original[old] = _put(original[old], out.pop(new), part)
         for name, tensor in original.items():
@@ -63,12 +83,20 @@ def to_unwrapped(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 def _stand_ins(model: nn.Module) -> list[tuple[str, InPlaceOf]]:
-    found = [(path, module) for path, module in model.named_modules() if isinstance(module, InPlaceOf)]
-    if not found:
+    return [(path, m) for path, m in model.named_modules() if isinstance(m, InPlaceOf) and m.has_w_m]
+
+
+def _w_m(path: str, state: Mapping[str, Tensor]) -> str:
+    return next(name for name in (f"{path}.mixer.w_m.weight", f"{path}.w_m.weight") if name in state)
+
+
+def _stacked(state: Mapping[str, Tensor], path: str, part: Matrices, like: Tensor) -> Tensor:
+    names = [f"{path}.linear_mix.{i}.weight" for i in range(len(part.linears))]
+    if not all(name in state for name in names):
         raise FamilyError(
-            f"checkpoint: no attention of this {type(model).__name__} was swapped; its keys are the same."
+            f"to_wrapped: {names[0]} is not in the checkpoint. Pass that of the model before it was wrapped."
         )
-    return found
+    return torch.stack([state[name] for name in names]).view_as(like)
 
 
 def _cut(whole: Tensor, mine: Tensor, part: Slice) -> Tensor:

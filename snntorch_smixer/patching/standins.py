@@ -90,6 +90,8 @@ class InPlaceOf(nn.Module):
     """Base of what stands in for a removed module."""
 
     removed: Removed
+    has_w_m = True
+    """False where the products were kept."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InPlaceOf:
         # Keeps what was taken out on the device and in the precision of the rest.
@@ -154,6 +156,7 @@ class SwappedAttention(InPlaceOf):
     def __init__(self, program: Program, children: dict[str, Any], removed: Removed, *, resets: bool = False) -> None:
         super().__init__()
         self.program, self.removed, self.resets = program, removed, resets
+        self.has_w_m = any(path == "mixer" for path in children)
         for path, child in children.items():
             owner: nn.Module = self
             *parents, name = path.split(".")

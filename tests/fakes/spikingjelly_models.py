@@ -63,12 +63,12 @@ _ALL = (
     ),
     Fake(
         "sj_maxformer_cifar",
-        partial(_make, "maxformer", "MaxFormer", embed_dims=64, depths=(1, 1, 1), mlp_ratio=2, cifar=True),
+        partial(_make, "maxformer", "MaxFormer", embed_dims=128, depths=(1, 1, 1), mlp_ratio=2, cifar=True),
         images,
         "qkformer",
         (16,),
         paths("stage3.{}.attn", 0),
-        drive=0.55,
+        drive=0.3,
     ),
 )
 SPIKINGJELLY = {fake.name: fake for fake in _ALL}
