@@ -2,7 +2,7 @@
 
     python examples/03_train_spikingjelly.py --data DATA [--stage STAGE] [--publish]
 
-DATA is the folder that holds FashionMNIST/raw. The stages, all of them without --stage: "ssa" trains the unmodified net;
+DATA is the folder that holds FashionMNIST/raw. Stages, all of them without --stage: "ssa" trains the unmodified net;
 "random" and "fitted" swap its attention for W_M, as it comes or fitted to 500 training images, and fine-tune for one
 epoch; "control" fine-tunes the unmodified net alike. A stage that was stopped continues where it was. --publish copies
 the weights to examples/data, where 02_wrap_spikingjelly.py reads them.

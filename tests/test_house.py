@@ -75,10 +75,11 @@ def many_parameters(source: str, module: str) -> list[str]:
 
 
 def public_kwargs(source: str, module: str) -> list[str]:
+    """What takes *args too hands a foreign signature on, and names no settings of its own."""
     return [
         f"{module}:{node.lineno}: {node.name} takes **{node.args.kwarg.arg}; name the settings"
         for node in public_functions(ast.parse(source).body)
-        if node.args.kwarg
+        if node.args.kwarg and not node.args.vararg
     ]
 
 
@@ -195,6 +196,7 @@ PARAMETERS = "def f(self, a, b, c, *, d, e, g"
         (many_parameters, PARAMETERS + "): ...", PARAMETERS + ", h): ..."),
         (many_parameters, f"@triton.jit\n{PARAMETERS}, h): ...", f"@cache\n{PARAMETERS}, h): ..."),
         (public_kwargs, "def _f(**kw): ...", "def f(**kw): ..."),
+        (public_kwargs, "def f(*args, **kw): ...", "def f(a, *, b, **kw): ..."),
         (public_kwargs, "class _C:\n def f(self, **kw): ...", "class C:\n def __init__(self, **kw): ..."),
         (asserts, "raise ValueError", "def f():\n assert x"),
         (pickle_loading, "torch.save(x)", "y = torch.load(x)"),

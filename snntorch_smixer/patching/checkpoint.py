@@ -42,8 +42,8 @@ def to_wrapped(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
     absent = [name for name in mine if name not in found and name not in fresh]
     if absent:
         raise FamilyError(
-            f"to_wrapped: {len(absent)} entries of this {type(model).__name__} are not in the checkpoint, {absent[:3]}. "
-            "Pass the state dict of the same model before it was wrapped."
+            f"to_wrapped: {len(absent)} entries of this {type(model).__name__} are not in the checkpoint, "
+            f"{absent[:3]}. Pass the state dict of the same model before it was wrapped."
         )
     return {name: found.get(name, tensor) for name, tensor in mine.items()}
 
@@ -68,18 +68,22 @@ def to_unwrapped(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
         )
     out = dict(state)
     for path, stand_in in _stand_ins(model):
-        w_m = out.pop(_w_m(path, out))
-        original = {f"{path}.{name}": tensor for name, tensor in stand_in.removed.module.state_dict().items()}
-        for part in stand_in.removed.parts:
-            if isinstance(part, Matrices):
-                for i, one in enumerate(w_m.view(len(part.linears), -1, w_m.shape[1])):
-                    original[f"{path}.linear_mix.{i}.weight"] = one
-            elif isinstance(part, Slice):
-                for new, old in part_names(part, stand_in, path).items():
-                    original[old] = _put(original[old], out.pop(new), part)
-        for name, tensor in original.items():
-            out.setdefault(name, tensor)
+        out = {**_original(out, path, stand_in), **out}
     return out
+
+
+def _original(out: dict[str, Tensor], path: str, stand_in: InPlaceOf) -> dict[str, Tensor]:
+    """State of a removed module with what its parts have learnt; their keys leave ``out``."""
+    w_m = out.pop(_w_m(path, out))
+    original = {f"{path}.{name}": tensor for name, tensor in stand_in.removed.module.state_dict().items()}
+    for part in stand_in.removed.parts:
+        if isinstance(part, Matrices):
+            matrices = w_m.view(len(part.linears), -1, w_m.shape[1])
+            original |= {f"{path}.linear_mix.{i}.weight": one for i, one in enumerate(matrices)}
+        elif isinstance(part, Slice):
+            names = part_names(part, stand_in, path)
+            original |= {old: _put(original[old], out.pop(new), part) for new, old in names.items()}
+    return original
 
 
 def _stand_ins(model: nn.Module) -> list[tuple[str, InPlaceOf]]:

@@ -151,8 +151,11 @@ def undo(model: nn.Module) -> None:
             if isinstance(child, InPlaceOf):
                 module._modules[name] = child.removed.give_back(child.training)
     for module in model.modules():
-        for kind in ("_forward_pre_hooks", "_forward_hooks"):
-            registered = getattr(module, kind)
-            for number in [n for n, hook in registered.items() if isinstance(hook, hooks.Hook)]:
-                for table in (kind, f"{kind}_with_kwargs", "_forward_hooks_always_called"):
-                    getattr(module, table).pop(number, None)
+        _remove_hooks(module, "_forward_pre_hooks")
+        _remove_hooks(module, "_forward_hooks")
+
+
+def _remove_hooks(module: nn.Module, kind: str) -> None:
+    for number in [n for n, hook in getattr(module, kind).items() if isinstance(hook, hooks.Hook)]:
+        for table in (kind, f"{kind}_with_kwargs", "_forward_hooks_always_called"):
+            getattr(module, table).pop(number, None)

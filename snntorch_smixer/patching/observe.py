@@ -81,7 +81,7 @@ def copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def observe(twin: nn.Module, *args: Any, **kwargs: Any) -> Observation:
+def observe(twin: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Observation:
     """Run ``twin``, a copy that may change, without gradients and with the state of torch's generators kept."""
     seen = Observation()
     recorder = _Recorder(seen)
@@ -92,7 +92,7 @@ def observe(twin: nn.Module, *args: Any, **kwargs: Any) -> Observation:
             hooks.append(module.register_forward_hook(_Leave(recorder)))
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), recorder:
-            seen.out = twin(*args, **kwargs)
+            seen.out = twin(**inputs) if isinstance(inputs, Mapping) else twin(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

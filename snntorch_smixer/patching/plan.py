@@ -101,7 +101,7 @@ def _run(model: nn.Module, example: Any) -> Observation:
         for module in twin.modules():
             if callable(getattr(module, "reset", None)):
                 module.reset()  # type: ignore[operator]
-        return observe(twin, *args)
+        return observe(twin, args)
     except Exception as error:
         shapes = [tuple(a.shape) for a in args if isinstance(a, Tensor)]
         raise FamilyError(

@@ -76,7 +76,7 @@ def survey(block: nn.Module, *, tokens: int | None = None, rank: int | None = No
     for layout, channels, square in _candidates(twin, rank):
         x, sizes = fabricate(twin, layout, channels, tokens=tokens, square=square)
         try:
-            seen = observe(copy.deepcopy(twin), **example_arguments(twin, x))
+            seen = observe(copy.deepcopy(twin), example_arguments(twin, x))
         except Exception:  # noqa: BLE001 - foreign code on a wrong layout may raise anything
             continue
         out = first_tensor(seen.out)
@@ -136,7 +136,7 @@ def fabricate(
 
 def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Sizes, seen: Observation) -> Survey:
     empty = _without_weights(block)
-    bare = observe(empty, **example_arguments(empty, x))
+    bare = observe(empty, example_arguments(empty, x))
     out = first_tensor(bare.out)
     swaps = dict(_attentions(block, layout, channels, sizes, seen))
     residual = out is not None and _same_values(out, x)

@@ -102,7 +102,7 @@ def _try(model: nn.Module, example: Any) -> None:
     twin = copied(model)
     reset_all(twin)
     try:
-        observe(twin, *(example if isinstance(example, tuple) else (example,)))
+        observe(twin, example if isinstance(example, tuple) else (example,))
     except Exception as error:
         unwrap(model)
         raise FamilyError(
