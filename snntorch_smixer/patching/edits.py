@@ -71,6 +71,7 @@ class PruneEdit:
     layout: str
     block: int
     neuron: str | None
+    stateful: bool = False
     at_output: bool = False
 
     def describe(self) -> str:
@@ -86,7 +87,14 @@ class PruneEdit:
         """Put the hook on."""
         module = model.get_submodule(self.path)
         neuron = None if self.neuron is None else model.get_submodule(self.neuron)
-        shared = (context.dstsp, context.current, context.stored, Layout(self.layout), self.block, neuron)
+        shared = (
+            context.dstsp,
+            context.current,
+            context.stored,
+            Layout(self.layout),
+            self.block,
+            hooks.Reader(neuron, self.stateful),
+        )
         if self.at_output:
             module.register_forward_hook(hooks.PruneOutput(*shared))
         else:

@@ -87,7 +87,7 @@ class Prune(Hook):
         stored: told how many steps are left.
         layout: of the stream.
         block: number of the block, or `ONLY_STEPS`.
-        neuron: reads the stream where it holds real values; None where it holds spikes.
+        reader: gives the spikes that are counted.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class Prune(Hook):
         stored: StoredSteps,
         layout: Layout,
         block: int,
-        neuron: nn.Module | None,
+        reader: Reader,
     ) -> None:
         self.dstsp, self.current, self.stored = dstsp, current, stored
-        self.layout, self.block, self.neuron = layout, block, neuron
+        self.layout, self.block, self.reader = layout, block, reader
 
     def prune(self, x: Tensor) -> Tensor:
         """The stream, pruned, in its own layout."""
@@ -115,7 +115,7 @@ class Prune(Hook):
         if not self.dstsp.prunes(tokens, kept, self.block):
             self.current.kept = kept
             return x
-        spikes = tokens if self.neuron is None else self.layout.to_tokens(peek(self.neuron, x), sizes)
+        spikes = self.layout.to_tokens(self.reader.spikes(x), sizes)
         pruned, kept = self.dstsp(tokens, spikes, kept, self.block)
         self.current.kept = kept
         self.stored.set(pruned.shape[0])
@@ -256,26 +256,44 @@ def with_first(out: Any, x: Tensor) -> Any:
     return type(out)(items)
 
 
-def peek(neuron: nn.Module, x: Tensor) -> Tensor:
-    """Spikes of ``neuron`` on ``x``, without gradient and without changing what it remembers."""
-    with torch.no_grad():
-        if not callable(getattr(neuron, "reset", None)):
-            return neuron.forward(x)  # not called: hooks on the neuron are for the running forward
-        return _peek_stateful(neuron, x)
+class Reader:
+    """Where SIV is taken on a stream.
+
+    Args:
+        neuron: reads the stream; None where the stream holds spikes.
+        stateful: the neuron keeps something between calls.
+    """
+
+    def __init__(self, neuron: nn.Module | None, stateful: bool) -> None:
+        self.neuron, self.stateful = neuron, stateful
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """Spikes on ``x``, without gradient and without changing what the neuron remembers."""
+        if self.neuron is None:
+            return x
+        with torch.no_grad():
+            # Not called: hooks on the neuron are for the running forward.
+            return _peek(self.neuron, x) if self.stateful else self.neuron.forward(x)
 
 
-@torch.compiler.disable
-def _peek_stateful(neuron: nn.Module, x: Tensor) -> Tensor:
+def _peek(neuron: nn.Module, x: Tensor) -> Tensor:
     saved = [(module, {k: _shallow(v) for k, v in vars(module).items()}) for module in neuron.modules()]
     for module, state in saved:
         vars(module).update({k: _shallow(v) for k, v in state.items()})
     try:
-        neuron.reset()  # type: ignore[operator]
+        for module in neuron.modules():
+            rest = getattr(module, "reset", None) or getattr(module, "reset_mem", None)
+            if callable(rest):
+                rest()
         return neuron.forward(x)
     finally:
         for module, state in saved:
             vars(module).clear()
             vars(module).update(state)
+
+
+# What torch.compiler.disable sets; the decorator itself would import all of torch's compiler.
+_peek._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def _shallow(value: Any) -> Any:

@@ -73,12 +73,27 @@ def copied(module: nn.Module) -> nn.Module:
         FamilyError: it cannot be copied, as with neurons that still hold the graph of a forward.
     """
     try:
-        return copy.deepcopy(module).eval()
+        return without_hooks(copy.deepcopy(module).eval())
     except (RuntimeError, TypeError) as error:
         raise FamilyError(
             f"wrap: this {type(module).__name__} cannot be copied to be looked at: {error}. If its neurons hold the "
             "membranes of a forward, reset them first: snntorch_smixer.reset, utils.reset or functional.reset_net."
         ) from error
+
+
+HOOKS = (
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs"),
+    *("_forward_hooks_always_called", "_backward_pre_hooks", "_backward_hooks"),
+)
+"""Where a module keeps its hooks."""
+
+
+def without_hooks(twin: nn.Module) -> nn.Module:
+    """``twin``, a copy, without the hooks that a user put on: they are for real data."""
+    for module in twin.modules():
+        for table in HOOKS:
+            getattr(module, table).clear()
+    return twin
 
 
 def observe(twin: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Observation:

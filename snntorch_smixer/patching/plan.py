@@ -200,13 +200,13 @@ def _prune_edits(model: nn.Module, subject: Subject, surveys: dict[str, Survey])
     sites = subject.sites
     if sites.time is not None and sites.time != sites.blocks[0]:
         found = surveys.get(sites.time) or survey(model.get_submodule(sites.time))
-        yield PruneEdit(sites.time, found.layout, ONLY_STEPS, _joined(sites.time, found.neuron))
+        yield PruneEdit(sites.time, found.layout, ONLY_STEPS, _joined(sites.time, found.neuron), found.stateful)
     for number, path in enumerate(sites.blocks):
         found = surveys[path]
         if number == 0 and subject.stem is not None:
             yield PruneEdit(*subject.stem, 0, None, at_output=True)
         elif number == 0 or found.residual:
-            yield PruneEdit(path, found.layout, number, _joined(path, found.neuron))
+            yield PruneEdit(path, found.layout, number, _joined(path, found.neuron), found.stateful)
 
 
 def _holds_spikes(edit: PruneEdit, seen: Observation | None) -> bool:

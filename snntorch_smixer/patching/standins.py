@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snntorch_smixer.layers.attention import SpikingSelfAttention
 from snntorch_smixer.layers.mixer import SpikingTokenMixer
+from snntorch_smixer.patching.observe import HOOKS
 from snntorch_smixer.patching.program import Program
 from snntorch_smixer.selection import Selection
 
@@ -147,16 +148,20 @@ class SwappedAttention(InPlaceOf):
     parameters and state dict; the original waits in ``removed`` for `unwrap`.
 
     Args:
-        program: the forward.
+        programs: the forwards of evaluation and of training mode.
         children: by dotted name.
         removed: what it stands in for.
         resets: put the neurons at rest before each call, as the original did.
     """
 
-    def __init__(self, program: Program, children: dict[str, Any], removed: Removed, *, resets: bool = False) -> None:
+    def __init__(
+        self, programs: tuple[Program, Program], children: dict[str, Any], removed: Removed, *, resets: bool = False
+    ) -> None:
         super().__init__()
-        self.program, self.removed, self.resets = program, removed, resets
+        self.programs, self.removed, self.resets = programs, removed, resets
         self.has_w_m = any(path == "mixer" for path in children)
+        for table in HOOKS:  # a user's hooks stay; the same tables, so that their handles still take them off
+            setattr(self, table, getattr(removed.module, table))
         for path, child in children.items():
             owner: nn.Module = self
             *parents, name = path.split(".")
@@ -176,7 +181,17 @@ class SwappedAttention(InPlaceOf):
             for module in self.removed.module.modules():  # it knows its neurons, which are shared
                 if callable(getattr(module, "reset", None)):
                     module.reset()  # type: ignore[operator]
-        return self.program(self, *args, **kwargs)
+        return self.programs[self.training](self, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        # Plain attributes of the original, num_heads or scale, which the code around it may read.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            removed = self.__dict__.get("removed")
+            if removed is None or name.startswith("__") or name not in vars(removed.module):
+                raise
+            return vars(removed.module)[name]
 
     def extra_repr(self) -> str:
         """What it replaced."""

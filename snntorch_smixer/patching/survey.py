@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.layouts import Layout
@@ -47,18 +48,24 @@ class Survey:
         channels: C.
         residual: True where the block adds its input to its output.
         neuron: the first neuron that reads the stream, dotted name within the block; None where the stream is spikes.
+        stateful: True where that neuron keeps something between calls.
         swaps: by dotted name within the block, "" for the block itself.
+        left: attention that multiplies matrices and cannot be swapped, with the reason.
         units: for blocks that keep the grid: what works on kept tokens alone, or on all with dropped ones masked.
         silenced: neurons within the masked ones, by dotted name within the block, with their layouts.
+        spatial: True where something in it looks at neighbours.
     """
 
     layout: str
     channels: int
     residual: bool
     neuron: str | None
+    stateful: bool
     swaps: dict[str, Swap]
+    left: dict[str, str]
     units: tuple[Unit, ...]
     silenced: dict[str, str]
+    spatial: bool
 
 
 def survey(block: nn.Module, *, tokens: int | None = None, rank: int | None = None) -> Survey:
@@ -138,7 +145,8 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
     empty = _without_weights(block)
     bare = observe(empty, example_arguments(empty, x))
     out = first_tensor(bare.out)
-    swaps = dict(_attentions(block, layout, channels, sizes, seen))
+    left: dict[str, str] = {}
+    swaps = dict(_attentions(block, layout, channels, sizes, seen, left))
     residual = out is not None and _same_values(out, x)
     units = _grid_units(list(_units(block, x, sizes, seen, bare)), swaps, layout, residual)
     masked = [unit.path for unit in units if not unit.pointwise]
@@ -148,7 +156,19 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
         if any(not path or call.path.startswith(f"{path}.") for path in masked)
         and (form := layout_of(call.x, sizes)[0])
     }
-    return Survey(layout, channels, residual, _first_neuron(block, x, bare), swaps, units, silenced)
+    neuron = _first_neuron(block, x, bare)
+    return Survey(
+        layout=layout,
+        channels=channels,
+        residual=residual,
+        neuron=neuron,
+        stateful=neuron is not None and keeps_state(block.get_submodule(neuron), x),
+        swaps=swaps,
+        left=left,
+        units=units,
+        silenced=silenced,
+        spatial=bool(seen.spatial),
+    )
 
 
 def _grid_units(units: list[Unit], swaps: dict[str, Swap], layout: str, residual: bool) -> tuple[Unit, ...]:
@@ -179,7 +199,7 @@ def _same_values(a: Tensor, b: Tensor) -> bool:
 
 def is_neuron(module: nn.Module, x: Tensor) -> bool:
     """True when ``module`` turns any numbers into a few non-negative levels of the same shape, and has no weights."""
-    if any(p.dim() > 1 for p in module.parameters()):
+    if any(p.dim() > 1 for p in module.parameters()) or any(isinstance(m, _BatchNorm) for m in module.modules()):
         return False
     twin = copy.deepcopy(module)
     reset = getattr(twin, "reset", None)
@@ -196,6 +216,17 @@ def is_neuron(module: nn.Module, x: Tensor) -> bool:
     if out.min() < 0 or out.max() <= 0:
         return False
     return len(out.flatten()[:: max(1, out.numel() // 4096)].unique()) <= 17
+
+
+def keeps_state(neuron: nn.Module, x: Tensor) -> bool:
+    """True when a call leaves something in ``neuron``: a membrane, a counter."""
+    twin = copy.deepcopy(neuron)
+    before = [dict(vars(m), **m._buffers) for m in twin.modules()]
+    with torch.no_grad():
+        twin(x)
+    after = [dict(vars(m), **m._buffers) for m in twin.modules()]
+    memories = any(getattr(m, "_memories", None) for m in twin.modules())  # SpikingJelly 2 keeps v in a dictionary
+    return memories or any(old.get(k) is not v for old, new in zip(before, after, strict=True) for k, v in new.items())
 
 
 def levels_of(module: nn.Module) -> tuple[float, int] | None:
@@ -231,22 +262,29 @@ def _first_neuron(block: nn.Module, x: Tensor, bare: Observation) -> str | None:
 
 
 def _attentions(
-    block: nn.Module, layout: str, channels: int, sizes: Sizes, seen: Observation
+    block: nn.Module, layout: str, channels: int, sizes: Sizes, seen: Observation, left: dict[str, str]
 ) -> Iterator[tuple[str, Swap]]:
     for path, module in block.named_modules():
         if isinstance(getattr(module, "linear_mix", None), nn.ModuleList):
             call = seen.first_call(path)
             yield path, matrices(module, layout if call is None else layout_of(call.x, sizes)[0])
-    places = attention_paths(seen) or list(dict.fromkeys(path for _, path in seen.sums))
+    quadratic = attention_paths(seen)
+    places = quadratic or list(dict.fromkeys(path for _, path in seen.sums))
     for path in places:
         module = block.get_submodule(path)
         call = seen.first_call(path)
         form, width = (layout, channels) if call is None else layout_of(call.x, sizes)
         if not form:
             continue
-        found = prepare(module, *fabricate(module, form, width, free_steps=True))
+        try:
+            found = prepare(module, *fabricate(module, form, width, free_steps=True), form)
+        except FamilyError as error:
+            left[path] = str(error)
+            continue
         if found is not None:
             yield path, found
+        elif path in quadratic:
+            left[path] = "wrap: its products are not two in a row. Pass swap=False to keep them."
 
 
 def attention_paths(seen: Observation) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -42,6 +42,7 @@ class Swap:
         tapped: the original forward with V and its product passed through a child ``tap``; None without products.
         tap_layout: of V there.
         functions: children of the forward that are no children of the original, see `FunctionCall`.
+        train_graph: the new forward of training mode, None where it is the same.
     """
 
     kind: str
@@ -60,6 +61,7 @@ class Swap:
     tapped: fx.Graph | None = None
     tap_layout: str = ""
     functions: Mapping[str, nn.Module] = field(default_factory=dict)
+    train_graph: fx.Graph | None = None
 
     def new_name(self, path: str) -> str | None:
         """Name of a child after the swap, None where it is gone."""
@@ -69,7 +71,9 @@ class Swap:
 
     def as_is(self) -> Swap:
         """Keep the products, and only give the output the shape of the input."""
-        return replace(self, kind="as_is", graph=self.plain, fused=None, kept_whole="", dropped=0, tapped=None)
+        return replace(
+            self, kind="as_is", graph=self.plain, fused=None, kept_whole="", dropped=0, tapped=None, train_graph=None
+        )
 
 
 def matrices(module: nn.Module, layout: str) -> Swap:
@@ -115,12 +119,12 @@ class Matrices:
             linear.weight.copy_(mine)  # type: ignore[operator]
 
 
-def parts_of(module: nn.Module, graph: fx.Graph, fused: Fused | None) -> tuple[dict[str, Any], list[Slice]]:
-    """What the new forward needs of ``module``, by dotted name, and the slices among it."""
+def parts_of(module: nn.Module, graphs: Sequence[fx.Graph], fused: Fused | None) -> tuple[dict[str, Any], list[Slice]]:
+    """What the new forwards need of ``module``, by dotted name, and the slices among it."""
     origin = {new: old for old, new in fused.targets.items()} if fused is not None else {}
     parts: dict[str, Any] = {}
     slices: list[Slice] = []
-    for node in graph.nodes:
+    for node in (node for graph in graphs for node in graph.nodes):
         name = str(node.target)
         if node.op not in ("call_module", "get_attr") or name in parts or name == MIXER:
             continue
@@ -138,7 +142,7 @@ def parts_of(module: nn.Module, graph: fx.Graph, fused: Fused | None) -> tuple[d
 
 def kept_parameters(module: nn.Module, graph: fx.Graph, fused: Fused | None) -> int:
     """Parameters that the new forward shares with ``module`` or cuts out of it."""
-    parts = parts_of(module, graph, fused)[0]
+    parts = parts_of(module, [graph], fused)[0]
     found: dict[int, int] = {}
     for part in parts.values():
         tensors = [part] if isinstance(part, nn.Parameter) else part.parameters() if isinstance(part, nn.Module) else []
@@ -155,11 +159,13 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
         current: shared by the patched modules of the model.
         tokens: N, None when not known yet.
     """
-    parts, slices = parts_of(module, swap.graph, swap.fused)
+    parts, slices = parts_of(module, [g for g in (swap.graph, swap.train_graph) if g is not None], swap.fused)
     parts |= swap.functions
+    evaluation = Program(swap.graph)
+    programs = (evaluation, evaluation if swap.train_graph is None else Program(swap.train_graph))
     kind = ResettingAttention if callable(getattr(module, "reset", None)) else SwappedAttention
     if swap.kind == "as_is":
-        return kind(Program(swap.graph), parts, Removed(module), resets=swap.resets)
+        return kind(programs, parts, Removed(module), resets=swap.resets)
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
     w_m = token_matrix(swap.heads, tokens, swap.stride)
     if weight is not None:
@@ -173,4 +179,4 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
         matrices_of.take()
         backs = [matrices_of]
     removed = Removed(module, backs, tap)
-    return kind(Program(swap.graph), {**parts, MIXER: mixer}, removed, resets=swap.resets)
+    return kind(programs, {**parts, MIXER: mixer}, removed, resets=swap.resets)

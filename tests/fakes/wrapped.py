@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from snntorch_smixer import dstsp
 from snntorch_smixer.patching.hooks import Hook
+from tests.fakes.calibrate import LOW, rates
 from tests.fakes.neurons import reset
 from tests.fakes.spikingjelly_models import INSTALLED, SPIKINGJELLY
 from tests.fakes.zoo import FAKES, Fake
@@ -72,7 +73,21 @@ def _wrapped(name: str, settings: tuple[tuple[str, Any], ...]) -> Wrapped:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         dstsp.wrap(model, **{"ps": 0.3, "t": 1, "example_input": fake.example(), **dict(settings)})
+    enliven(model, fake.example(8))
     return made
+
+
+def enliven(model: nn.Module, x: Tensor) -> None:
+    """Make every fresh ``W_M`` drive the neuron behind it: one that is silent would let any test of equality pass."""
+    drawn = [p for name, p in model.named_parameters() if name.endswith(W_M)]
+    silent = ["not measured"]
+    for _ in range(8):
+        silent = [name for name, rate in rates(model, x).items() if rate < LOW]
+        if not silent:
+            break
+        for weight in drawn:
+            weight.data.mul_(2)
+    assert not silent, f"{type(model).__name__}: these neurons are silent behind W_M: {silent}"
 
 
 def logits(fake: Fake, model: nn.Module, x: Tensor, *, grad: bool = False) -> Tensor:

@@ -1,0 +1,128 @@
+"""Graph surgery: the products of a traced attention make way for ``W_M V``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import fx, nn
+
+from snntorch_smixer.patching.fused import Fused, keep_value_rows
+from snntorch_smixer.patching.products import Attention, is_activation, operation
+from snntorch_smixer.patching.standins import TAP
+from snntorch_smixer.patching.swap import MIXER, Swap, kept_parameters
+from snntorch_smixer.patching.trace import VALUE
+
+
+def rewrite(module: nn.Module, graph: fx.Graph, attention: Attention, fused: Fused | None, kept_whole: str) -> Swap:
+    """The swap of ``module``, whose forward is ``graph``; ``graph`` becomes the new forward.
+
+    Args:
+        module: the attention in the model.
+        graph: from `trace`, on a copy.
+        attention: found in ``graph``.
+        fused: the projection to slice, or None.
+        kept_whole: why a fused projection is not sliced, or "".
+    """
+    plain, _ = copied_graph(graph)
+    reshapes = _restore_shape(plain)
+    tapped = _tap(graph, attention)
+    _restore_shape(graph)
+    if fused is not None:
+        keep_value_rows(graph, fused)
+    put_mixer(graph, attention, {}, fused)
+    erase_unused(graph)
+    before = sum(p.numel() for p in module.parameters())
+    return Swap(
+        kind=attention.kind,
+        graph=graph,
+        value_layout=attention.value_layout if fused is None else fused.layout,
+        out_layout=attention.out_layout,
+        heads=attention.heads,
+        channels=attention.channels,
+        stride=attention.stride,
+        fused=fused,
+        kept_whole=kept_whole,
+        dropped=before - kept_parameters(module, graph, fused),
+        plain=plain,
+        reshapes=reshapes,
+        tapped=tapped,
+        tap_layout=attention.value_layout,
+    )
+
+
+def put_mixer(
+    graph: fx.Graph, attention: Attention, places: Mapping[fx.Node, fx.Node], fused: Fused | None = None
+) -> None:
+    """Let everything that reads the product read ``mixer(V)``, and the neuron behind it for linear attention.
+
+    Args:
+        graph: the traced one, or a copy.
+        attention: in the traced graph.
+        places: nodes of the traced graph to those of ``graph``, empty where it is the traced one.
+        fused: read V at the end of this, sliced projection.
+    """
+    source = attention.value if fused is None else fused.end
+    source, out = places.get(source, source), places.get(attention.out, attention.out)
+    last = _without_scale(out)
+    with graph.inserting_before(out):
+        mixed = graph.call_module(MIXER, (source,))
+        mixed.meta[VALUE] = attention.out.meta[VALUE]
+        if attention.gate is not None:
+            mixed = graph.call_module(str(attention.gate.target), (mixed,))
+            mixed.meta[VALUE] = attention.out.meta[VALUE]
+    last.replace_all_uses_with(mixed)
+
+
+def copied_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A copy, and where its nodes come from."""
+    twin = fx.Graph()
+    places: dict[fx.Node, fx.Node] = {}
+    twin.output(twin.graph_copy(graph, places))
+    (end,) = [n for n in graph.nodes if n.op == "output"]
+    next(n for n in twin.nodes if n.op == "output").meta.update(end.meta)
+    return twin, places
+
+
+def _tap(graph: fx.Graph, attention: Attention) -> fx.Graph:
+    twin, places = copied_graph(graph)
+    value, out = places[attention.value], places[_without_scale(attention.out)]
+    after = out.next
+    with twin.inserting_before(after):
+        tapped = twin.call_module(TAP, (value, out))
+    out.replace_all_uses_with(tapped, delete_user_cb=lambda user: user is not tapped)
+    return twin
+
+
+def _restore_shape(graph: fx.Graph) -> bool:
+    """Give the first output the shape of the input where the forward calls rows columns, as QKFormer's SSA does."""
+    (end,) = [n for n in graph.nodes if n.op == "output"]
+    x = next(n for n in graph.nodes if n.op == "placeholder")
+    out = next((n for n in end.all_input_nodes if is_activation(n)), None)
+    value, given = x.meta[VALUE], None if out is None else out.meta[VALUE]
+    if given is None or given.shape == value.shape or given.numel() != value.numel():
+        return False
+    with graph.inserting_before(end):
+        same = graph.call_function(torch.reshape, (out, graph.call_function(getattr, (x, "shape"))))
+    end.replace_input_with(out, same)
+    return True
+
+
+def erase_unused(graph: fx.Graph) -> None:
+    """Erase what no output needs."""
+    # Not Graph.eliminate_dead_code, which asks every child whether it is pure.
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
+
+
+def _without_scale(node: fx.Node) -> fx.Node:
+    """The last of the multiplications by plain numbers behind a product: ``W_M`` needs no scale."""
+    while len(node.users) == 1:
+        (user,) = node.users
+        others = [a for a in user.all_input_nodes if a is not node]
+        scales = operation(user) in ("mul", "truediv", "div") and not any(is_activation(other) for other in others)
+        if not scales or (user.args[0] is not node and operation(user) != "mul"):
+            break
+        node = user
+    return node

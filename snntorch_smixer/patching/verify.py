@@ -1,0 +1,162 @@
+"""Try out, on copies, what was concluded from a trace: which axis is which, and whether V can be had alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from snntorch_smixer.errors import FamilyError
+from snntorch_smixer.layouts import Layout
+from snntorch_smixer.patching.fused import Fused, sliced
+from snntorch_smixer.patching.products import Attention, Sizes, is_activation
+from snntorch_smixer.patching.trace import VALUE, run_node
+
+
+@torch.no_grad()
+def evaluate(twin: nn.Module, node: fx.Node, inputs: Mapping[str, Any]) -> Any:
+    """What ``node`` holds for other inputs than those that were traced; neurons of ``twin`` start at rest."""
+    values: dict[fx.Node, Any] = {}
+    for other in node.graph.nodes:
+        if other.op == "placeholder":
+            values[other] = inputs.get(str(other.target), other.meta[VALUE])
+        elif other.op != "output":
+            values[other] = run_node(twin, other, values.__getitem__)
+        if other is node:
+            break
+    return values[node]
+
+
+def checked_axes(
+    fresh: Callable[[], nn.Module], attention: Attention, x: Tensor, *, layout: str, name: str, sizes: Sizes
+) -> tuple[str, str]:
+    """Layouts of V and of the product with the order of merged axes found out: change one sample, then one step.
+
+    Args:
+        fresh: makes a copy of the attention, at rest.
+        attention: as its shapes say.
+        x: the input that was traced.
+        layout: of ``x``.
+        name: of the parameter that takes ``x``.
+        sizes: of ``x``.
+
+    Raises:
+        FamilyError: V of one sample depends on another, so no order holds.
+    """
+    tokens = Layout(layout).to_tokens(x, {"t": sizes.t or 1})
+    probes = []
+    for axis, place in (("b", 1), ("t", (sizes.t or 1) - 1)):
+        changed = tokens.clone()
+        part = changed[:, place] if axis == "b" else changed[place]
+        part.copy_(torch.rand_like(part) * 4)
+        grid = {"y": sizes.y, "x": sizes.x}
+        value = evaluate(fresh(), attention.value, {name: Layout(layout).from_tokens(changed, grid)})
+        probes.append((axis, place, value))
+    before = attention.value.meta[VALUE]
+    known = {"t": sizes.t or 1, "b": sizes.b, "g": attention.heads}
+    for value_layout, out_layout in _orders(attention):
+        read = Layout(value_layout)
+        if all(_only_at(read, before, value, known, axis, place) for axis, place, value in probes):
+            return value_layout, out_layout
+    raise FamilyError("wrap: the value of an attention mixes samples or steps. Pass swap=False.")
+
+
+def _orders(attention: Attention) -> Iterator[tuple[str, str]]:
+    groups = [group for group in Layout(attention.value_layout).groups if len(group) > 1]
+    for orders in itertools.product(*(itertools.permutations(group) for group in groups)):
+        value_layout, out_layout = attention.value_layout, attention.out_layout
+        for group, order in zip(groups, orders, strict=True):
+            old, new = f"({' '.join(group)})", f"({' '.join(order)})"
+            value_layout, out_layout = value_layout.replace(old, new), out_layout.replace(old, new)
+        yield value_layout, out_layout
+
+
+def _only_at(layout: Layout, before: Tensor, after: Tensor, known: dict[str, int], axis: str, place: int) -> bool:
+    changed = layout.to_tokens(before, known) != layout.to_tokens(after, known)
+    others = changed.any(3).any(2)
+    places = others.any(0) if axis == "b" else others.any(1)
+    return not bool(places[torch.arange(len(places)) != place].any())
+
+
+def only_products_read(attention: Attention, fused: Fused, whole: fx.Graph, places: Mapping[fx.Node, fx.Node]) -> bool:
+    """True when nothing but the way to V reads a fused projection, in the new forward that keeps it whole.
+
+    Args:
+        attention: in the traced graph.
+        fused: in the traced graph.
+        whole: the new forward, unused nodes erased.
+        places: nodes of the traced graph to those of ``whole``.
+    """
+    path = [places[node] for node in attention_path(attention, fused)]
+    alive = set(whole.nodes)
+    for node in path:
+        for user in node.users:
+            sizes_only = not torch.is_tensor(user.meta.get(VALUE)) and not isinstance(
+                user.meta.get(VALUE), (tuple, list)
+            )
+            shape = isinstance(user.meta.get(VALUE), torch.Size)
+            if user in alive and user not in path and not sizes_only and not shape and user.target != "mixer":
+                return False
+    return True
+
+
+def attention_path(attention: Attention, fused: Fused) -> list[fx.Node]:
+    """Nodes from the fused projection to V."""
+    path, node = [attention.value], attention.value
+    while node is not fused.path[0]:
+        node = next(n for n in node.all_input_nodes if n in fused.path or _leads_to(n, fused.path[0]))
+        path.insert(0, node)
+    return path
+
+
+def _leads_to(node: fx.Node, source: fx.Node) -> bool:
+    if node is source:
+        return True
+    if isinstance(node.meta[VALUE], (int, torch.Size)):
+        return False
+    return any(_leads_to(other, source) for other in node.all_input_nodes)
+
+
+def still_gives_value(attention: Attention, fused: Fused, twin: nn.Module) -> bool:
+    """True when the sliced projection gives V, tried out on a copy at rest."""
+    values: dict[fx.Node, Any] = {}
+    for node in attention.value.graph.nodes:
+        if node.op == "get_attr" and str(node.target) in fused.targets:
+            values[node] = sliced(run_node(twin, node, values.get), fused.rows, fused.width)
+        elif node in fused.path and node.op == "call_module":
+            part = sliced(twin.get_submodule(str(node.target)), fused.rows, fused.width)
+            try:
+                values[node] = part(*fx.node.map_arg(node.args, values.get))
+            except (RuntimeError, ValueError):
+                return False
+        elif node in fused.path:
+            try:
+                values[node] = run_node(twin, node, values.get)
+            except (RuntimeError, ValueError):
+                return False
+        else:
+            values[node] = _value_or_run(twin, node, values)
+        if node is fused.end:
+            break
+    sizes = {"g": attention.heads, "t": 1}
+    want = Layout(attention.value_layout).to_tokens(attention.value.meta[VALUE], sizes)
+    got = values[fused.end]
+    if not torch.is_tensor(got):
+        return False
+    got = Layout(fused.layout).to_tokens(got, sizes)
+    return got.shape == want.shape and float((got == want).float().mean()) > 0.999
+
+
+def _value_or_run(twin: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    # Everything before the projection is as it was traced; sizes read from sliced tensors are read anew.
+    if node.op == "placeholder" or not all(other in values for other in node.all_input_nodes):
+        return node.meta[VALUE]
+    if node.op in ("call_function", "call_method") and not is_activation(node):
+        try:
+            return run_node(twin, node, values.get)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return node.meta[VALUE]
+    return node.meta[VALUE]
