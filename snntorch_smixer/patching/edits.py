@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from torch import nn
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching import hooks
 from snntorch_smixer.patching.modules import Current, WrappedDSTSP
+from snntorch_smixer.patching.reader import Reader
 from snntorch_smixer.patching.standins import InPlaceOf
 from snntorch_smixer.patching.swap import Swap, build
 
@@ -73,6 +75,7 @@ class PruneEdit:
     neuron: str | None
     stateful: bool = False
     at_output: bool = False
+    first: bool = False
 
     def describe(self) -> str:
         """What is dropped, where, and on which spikes it is decided."""
@@ -93,12 +96,16 @@ class PruneEdit:
             context.stored,
             Layout(self.layout),
             self.block,
-            hooks.Reader(neuron, self.stateful),
+            Reader(neuron, self.stateful),
         )
         if self.at_output:
-            module.register_forward_hook(hooks.PruneOutput(*shared))
+            output_hook = hooks.PruneOutput(*shared)
+            output_hook.first = self.first
+            module.register_forward_hook(output_hook)
         else:
-            module.register_forward_pre_hook(hooks.PruneInput(*shared), with_kwargs=True)
+            hook = hooks.PruneInput(*shared)
+            hook.first, hook.name = self.first, next(iter(inspect.signature(module.forward).parameters))
+            module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 @dataclass(frozen=True, eq=False)

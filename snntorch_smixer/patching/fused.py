@@ -55,7 +55,7 @@ def find_fused(attention: Attention, sizes: Sizes, module: nn.Module) -> Fused |
     used = path[: path.index(end) + 1]
     names = [str(node.target) for node in used if node.op == "call_module"]
     names += [str(other.target) for node in used for other in node.all_input_nodes if other.op == "get_attr"]
-    return Fused({name: _value_name(name) for name in names}, rows, width, layout, end, used)
+    return Fused({name: _value_name(name, module) for name in names}, rows, width, layout, end, used)
 
 
 def _path_to_projection(value: fx.Node, module: nn.Module) -> tuple[fx.Node, ...]:
@@ -104,7 +104,15 @@ def _rows(attention: Attention, end: fx.Node, layout: str, path: tuple[fx.Node, 
     return rows if bool((tokens == rows).all()) and len(rows.unique()) == len(rows) else None
 
 
-def _value_name(name: str) -> str:
+def _value_name(name: str, module: nn.Module) -> str:
+    new = _shorter_name(name)
+    owner = module.get_submodule(new.rpartition(".")[0])
+    while hasattr(owner, new.rpartition(".")[2]):
+        new += "_value"
+    return new
+
+
+def _shorter_name(name: str) -> str:
     *parents, last = name.split(".")
     for prefix in ("qkv", "qk", "kv"):
         if last.startswith(prefix):
@@ -136,15 +144,11 @@ def keep_value_rows(graph: fx.Graph, fused: Fused) -> None:
                 shape = graph.call_function(full_shape, (node, axis, fused.width))
                 shape.meta[VALUE] = torch.Size(full_shape(node.meta[VALUE], axis, fused.width))
             for reader in outside:
-                _read_from(reader, user, shape)
+                reader.replace_input_with(user, shape)
 
 
 def _feeds(node: fx.Node, path: tuple[fx.Node, ...]) -> bool:
     return node in path or any(_feeds(user, path) for user in node.users if not torch.is_tensor(node.meta[VALUE]))
-
-
-def _read_from(reader: fx.Node, old: fx.Node, shape: fx.Node) -> None:
-    reader.replace_input_with(old, shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +200,7 @@ def sliced(whole: Any, rows: Tensor, width: int) -> Any:
     if isinstance(whole, Tensor):
         part = whole.detach()[rows].clone()
         return nn.Parameter(part, whole.requires_grad) if isinstance(whole, nn.Parameter) else part
-    if not _tensors(whole):
+    if not any(tensor.dim() and tensor.shape[0] == width for tensor in _tensors(whole).values()):
         return whole
     part = copy.deepcopy(whole)
     for module in part.modules():

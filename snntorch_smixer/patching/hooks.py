@@ -12,6 +12,7 @@ from snntorch_smixer.kernels.token_mix import expand_to_grid
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching.modules import Current, WrappedDSTSP
 from snntorch_smixer.patching.observe import first_tensor
+from snntorch_smixer.patching.reader import Reader
 from snntorch_smixer.selection import Selection, take_tokens
 
 ONLY_STEPS = -1
@@ -102,6 +103,9 @@ class Prune(Hook):
         self.dstsp, self.current, self.stored = dstsp, current, stored
         self.layout, self.block, self.reader = layout, block, reader
 
+    first = False
+    """True where nothing was pruned before: activation checkpointing may run this place again."""
+
     def prune(self, x: Tensor) -> Tensor:
         """The stream, pruned, in its own layout."""
         if x.dim() != len(self.layout.groups):
@@ -130,7 +134,7 @@ class Prune(Hook):
 
     def _kept_here(self, tokens: Tensor) -> Selection | None:
         """What was kept so far, with all tokens where the stream has another resolution since."""
-        kept = self.current.kept
+        kept = None if self.first else self.current.kept
         if kept is None:
             return None
         expected = kept.full_tokens if self.dstsp.keeps_grid else kept.num_tokens
@@ -138,14 +142,15 @@ class Prune(Hook):
 
 
 class PruneInput(Prune):
-    """Forward pre-hook, with keyword arguments: prunes the first tensor that goes in."""
+    """Forward pre-hook, with keyword arguments: prunes the first argument of the forward."""
+
+    name = ""
 
     def __call__(self, _module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Arguments with the pruned stream."""
         if args:
             return (self.prune(args[0]), *args[1:]), kwargs
-        name = next(iter(kwargs))
-        return args, {**kwargs, name: self.prune(kwargs[name])}
+        return args, {**kwargs, self.name: self.prune(kwargs[self.name])}
 
 
 class PruneOutput(Prune):
@@ -254,47 +259,3 @@ def with_first(out: Any, x: Tensor) -> Any:
     place = next(i for i, item in enumerate(items) if first_tensor(item) is not None)
     items[place] = with_first(items[place], x)
     return type(out)(items)
-
-
-class Reader:
-    """Where SIV is taken on a stream.
-
-    Args:
-        neuron: reads the stream; None where the stream holds spikes.
-        stateful: the neuron keeps something between calls.
-    """
-
-    def __init__(self, neuron: nn.Module | None, stateful: bool) -> None:
-        self.neuron, self.stateful = neuron, stateful
-
-    def spikes(self, x: Tensor) -> Tensor:
-        """Spikes on ``x``, without gradient and without changing what the neuron remembers."""
-        if self.neuron is None:
-            return x
-        with torch.no_grad():
-            # Not called: hooks on the neuron are for the running forward.
-            return _peek(self.neuron, x) if self.stateful else self.neuron.forward(x)
-
-
-def _peek(neuron: nn.Module, x: Tensor) -> Tensor:
-    saved = [(module, {k: _shallow(v) for k, v in vars(module).items()}) for module in neuron.modules()]
-    for module, state in saved:
-        vars(module).update({k: _shallow(v) for k, v in state.items()})
-    try:
-        for module in neuron.modules():
-            rest = getattr(module, "reset", None) or getattr(module, "reset_mem", None)
-            if callable(rest):
-                rest()
-        return neuron.forward(x)
-    finally:
-        for module, state in saved:
-            vars(module).clear()
-            vars(module).update(state)
-
-
-# What torch.compiler.disable sets; the decorator itself would import all of torch's compiler.
-_peek._torchdynamo_disable = True  # type: ignore[attr-defined]
-
-
-def _shallow(value: Any) -> Any:
-    return value.copy() if isinstance(value, dict) else value

@@ -64,6 +64,7 @@ def look(model: SMixerNet, settings: DSTSPConfig, swap: bool | str) -> tuple[Pla
         levels=None,
         keeps_grid=False,
         has_spikes=True,
+        refusal="",
         edits=(*(edit.describe() for edit in swaps), edit),
     )
     check_fits(plan, settings)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import FamilyError, check_choice
@@ -13,13 +14,20 @@ from snntorch_smixer.families import Sites, detect, nearest
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.patching import native, probe
+from snntorch_smixer.patching.behaviour import levels_of
 from snntorch_smixer.patching.edits import CapEdit, Edit, PruneEdit, SwapEdit, UnitEdit
 from snntorch_smixer.patching.hooks import ONLY_STEPS
-from snntorch_smixer.patching.modules import WrappedDSTSP
-from snntorch_smixer.patching.observe import Observation, copied, observe
+from snntorch_smixer.patching.observe import Observation, copied, first_tensor, observe
 from snntorch_smixer.patching.probe import Subject
 from snntorch_smixer.patching.record import Plan, check_fits, steps_after, tokens_after
-from snntorch_smixer.patching.survey import Survey, levels_of, survey
+from snntorch_smixer.patching.refuse import (
+    no_pruning,
+    refuse_left,
+    refuse_shared,
+    refuse_shared_attention,
+    refuse_wrapped,
+)
+from snntorch_smixer.patching.survey import Survey, survey
 from snntorch_smixer.patching.swap import Swap
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 
@@ -36,11 +44,13 @@ class Patch:
         plan: as the user sees it.
         edits: in the order in which they are applied.
         stored: dotted attributes that store T.
+        out_shape: of the first output on the example, None without one.
     """
 
     plan: Plan
     edits: tuple[Edit, ...]
     stored: tuple[str, ...] = ()
+    out_shape: tuple[int, ...] | None = None
 
 
 def look(model: nn.Module, settings: DSTSPConfig, *, swap: bool | str = True, example: Any = None) -> Patch:
@@ -53,6 +63,11 @@ def look(model: nn.Module, settings: DSTSPConfig, *, swap: bool | str = True, ex
     if swap not in SWAPS:
         check_choice("wrap", "swap", swap, tuple(map(repr, SWAPS)))
     refuse_wrapped(model)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+        return _look(model, settings, swap, example)
+
+
+def _look(model: nn.Module, settings: DSTSPConfig, swap: bool | str, example: Any) -> Patch:
     if isinstance(model, SMixerNet):
         native_plan, native_swaps = native.look(model, settings, swap)
         return Patch(native_plan, native_swaps)
@@ -77,23 +92,6 @@ def _no_family(model: nn.Module, why: str) -> str:
     )
 
 
-def refuse_wrapped(model: nn.Module) -> None:
-    """Raise `FamilyError` for a model that is compiled, distributed, or prunes already."""
-    name = type(model).__name__
-    if not isinstance(model, nn.Module):
-        raise FamilyError(f"wrap: got {name}, expected a torch.nn.Module.")
-    outer = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    if isinstance(model, outer) or hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
-        what = "compiled" if not isinstance(model, outer) else "inside " + name
-        raise FamilyError(f"wrap: this {name} is {what}. Wrap the plain model first, then compile or distribute it.")
-    existing = getattr(model, "dstsp", None)
-    if existing is not None:
-        undo = "unwrap it first" if isinstance(existing, WrappedDSTSP) else "build it without pruning"
-        raise FamilyError(
-            f"wrap: this {name} prunes already ({existing}). Set model.dstsp.ps and model.dstsp.t instead, or {undo}."
-        )
-
-
 def _run(model: nn.Module, example: Any) -> Observation:
     twin = copied(model)
     args = example if isinstance(example, tuple) else (example,)
@@ -115,13 +113,18 @@ def _plan(
 ) -> Patch:
     """One plan for families and for probed models."""
     sites = subject.sites
+    refuse_shared(model, sites)
     surveys = {path: _survey(model, path, sites, seen) for path in sites.blocks}
+    if any(found.spatial for found in surveys.values()):
+        sites = replace(sites, keeps_grid=True)
+    refuse_left(surveys, swap)
     tokens, steps = _sizes(sites, surveys, seen)
     swaps = _swap_edits(sites, surveys, swap, tokens)
+    refuse_shared_attention(model, swaps)
     swapped = {edit.path: edit.swap for edit in swaps}
     caps = tuple(_cap_edits(model, sites, swapped)) if sites.virtual_steps else ()
     levels = max((cap.levels for cap in caps), default=None)
-    edits: list[Edit] = [*swaps, *_prune_edits(model, subject, surveys), *caps]
+    edits: list[Edit] = [*swaps, *_first_marked(_prune_edits(model, sites, subject.stem, surveys)), *caps]
     if sites.keeps_grid:
         edits += _unit_edits(sites, surveys, swapped)
     before = sum(p.numel() for p in model.parameters())
@@ -139,11 +142,14 @@ def _plan(
         depth=depth,
         levels=levels,
         keeps_grid=sites.keeps_grid,
+        refusal=no_pruning(model, sites, surveys, tokens),
         has_spikes=all(edit.neuron is not None or _holds_spikes(edit, seen) for edit in places),
         edits=tuple(edit.describe() for edit in edits),
     )
     check_fits(plan, settings)
-    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)))
+    out = None if seen is None else first_tensor(seen.out)
+    shape = None if out is None else tuple(out.shape)
+    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), shape)
 
 
 def _stored(subject: Subject, swapped: dict[str, Swap]) -> Iterator[str]:
@@ -196,15 +202,21 @@ def _swap_edits(
     return [edit if edit not in keep else SwapEdit(edit.path, edit.swap.as_is(), None) for edit in edits]
 
 
-def _prune_edits(model: nn.Module, subject: Subject, surveys: dict[str, Survey]) -> Iterator[PruneEdit]:
-    sites = subject.sites
+def _first_marked(edits: Iterator[PruneEdit]) -> Iterator[PruneEdit]:
+    for number, edit in enumerate(edits):
+        yield replace(edit, first=number == 0)
+
+
+def _prune_edits(
+    model: nn.Module, sites: Sites, stem: tuple[str, str] | None, surveys: dict[str, Survey]
+) -> Iterator[PruneEdit]:
     if sites.time is not None and sites.time != sites.blocks[0]:
         found = surveys.get(sites.time) or survey(model.get_submodule(sites.time))
         yield PruneEdit(sites.time, found.layout, ONLY_STEPS, _joined(sites.time, found.neuron), found.stateful)
     for number, path in enumerate(sites.blocks):
         found = surveys[path]
-        if number == 0 and subject.stem is not None:
-            yield PruneEdit(*subject.stem, 0, None, at_output=True)
+        if number == 0 and stem is not None:
+            yield PruneEdit(*stem, 0, None, at_output=True)
         elif number == 0 or found.residual:
             yield PruneEdit(path, found.layout, number, _joined(path, found.neuron), found.stateful)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -16,12 +17,12 @@ from snntorch_smixer.patching.observe import first_tensor, without_hooks
 from snntorch_smixer.patching.products import Attention, Sizes
 from snntorch_smixer.patching.rewrite import copied_graph, erase_unused, put_mixer, rewrite
 from snntorch_smixer.patching.swap import Swap
-from snntorch_smixer.patching.trace import VALUE, example_arguments, function_calls, trace
+from snntorch_smixer.patching.trace import VALUE, example_arguments, frozen_arguments, function_calls, trace
 from snntorch_smixer.patching.verify import checked_axes, only_products_read, still_gives_value
 
 STORED_STEPS = ("T", "step")
 """Attributes in which modules store T."""
-RESERVED = ("mixer", "programs", "removed", "resets", "has_w_m")
+RESERVED = ("mixer", "programs", "removed", "resets", "has_w_m", "frozen")
 """Attributes of `SwappedAttention`."""
 
 
@@ -40,17 +41,18 @@ def prepare(module: nn.Module, x: Tensor, sizes: Sizes, layout: str) -> Swap | N
     found = _traced(module, x, sizes, training=False)
     if found is None:
         return None
+    frozen = frozen_arguments(module)
     taken = [name for name in RESERVED if hasattr(module, name)]
     if taken:
         raise FamilyError(f"wrap: an attention has {taken[0]!r} already, which its swap needs. Rename it.")
     graph, attention, functions = found
-    fresh = partial(with_steps, module, sizes.t)
+    fresh = partial(with_steps, module, sizes.t, functions)
     name = next(iter(example_arguments(module, x)))
     value_layout, out_layout = checked_axes(fresh, attention, x, layout=layout, name=name, sizes=sizes)
     attention = replace(attention, value_layout=value_layout, out_layout=out_layout)
-    fused, kept_whole = _sliced_value(attention, sizes, module)
+    fused, kept_whole = _sliced_value(attention, sizes, module, fresh)
     swap = rewrite(module, graph, attention, fused, kept_whole)
-    swap = replace(swap, functions=functions, resets=_resets_itself(fresh(), x))
+    swap = replace(swap, functions=functions, frozen=frozen, resets=_resets_itself(fresh(), x))
     return _with_training(swap, module, x, sizes)
 
 
@@ -78,13 +80,21 @@ def _with_training(swap: Swap, module: nn.Module, x: Tensor, sizes: Sizes) -> Sw
     return replace(swap, train_graph=other.graph, functions={**swap.functions, **functions})
 
 
-def with_steps(module: nn.Module, steps: int | None) -> nn.Module:
-    """A copy in evaluation mode whose stored step counts, if there are any, say ``steps``."""
+def with_steps(module: nn.Module, steps: int | None, functions: Mapping[str, nn.Module] | None = None) -> nn.Module:
+    """A copy in evaluation mode whose stored step counts, if there are any, say ``steps``.
+
+    Args:
+        module: an attention.
+        steps: T.
+        functions: further children, see `function_calls`.
+    """
     twin = without_hooks(copy.deepcopy(module).eval())
     for part in twin.modules() if steps is not None else ():
         for name in STORED_STEPS:
             if type(getattr(part, name, None)) is int:
                 setattr(part, name, steps)
+    for name, child in (functions or {}).items():
+        twin.add_module(name, child)
     return twin
 
 
@@ -122,7 +132,9 @@ def _resets_itself(twin: nn.Module, x: Tensor) -> bool:
     return first is not None and second is not None and torch.equal(first, second)
 
 
-def _sliced_value(attention: Attention, sizes: Sizes, module: nn.Module) -> tuple[Fused | None, str]:
+def _sliced_value(
+    attention: Attention, sizes: Sizes, module: nn.Module, fresh: Callable[[], nn.Module]
+) -> tuple[Fused | None, str]:
     """The fused projection to slice, or why there is none although it is fused."""
     try:
         fused = find_fused(attention, sizes, module)
@@ -135,6 +147,6 @@ def _sliced_value(attention: Attention, sizes: Sizes, module: nn.Module) -> tupl
     erase_unused(whole)
     if not only_products_read(attention, fused, whole, places):
         return None, "more than the products read it"
-    if not still_gives_value(attention, fused, with_steps(module, sizes.t)):
+    if not still_gives_value(attention, fused, fresh()):
         return None, "its forward counts on the channels of Q and K"
     return fused, ""

@@ -25,6 +25,7 @@ class Plan:
         levels: D, where T counts levels of integer neurons instead of steps; else None.
         keeps_grid: True where dropped tokens keep their place.
         has_spikes: False where the stream holds real values that no neuron reads: nothing can be ranked there.
+        refusal: why nothing can be dropped, "" where it can.
         edits: one line per edit.
     """
 
@@ -38,6 +39,7 @@ class Plan:
     levels: int | None
     keeps_grid: bool
     has_spikes: bool
+    refusal: str
     edits: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -79,6 +81,8 @@ def check_fits(plan: Plan, settings: DSTSPConfig) -> None:
     if plan.family == "native":
         return
     prunes = settings.t not in (None, steps) or any(rate_at(settings.ps, i, plan.depth) for i in range(plan.depth))
+    if prunes and plan.refusal:
+        raise SettingError(f"wrap: this {plan.model} cannot be pruned: {plan.refusal}. Pass ps=0, t=None to swap only.")
     if prunes and not plan.has_spikes:
         raise SettingError(
             f"wrap: the stream of this {plan.model} holds real values and no neuron module reads it, so there are no "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from snntorch_smixer.errors import LayoutError
 from snntorch_smixer.layers.attention import SpikingSelfAttention
 from snntorch_smixer.layers.mixer import SpikingTokenMixer
 from snntorch_smixer.patching.observe import HOOKS
@@ -152,13 +154,22 @@ class SwappedAttention(InPlaceOf):
         children: by dotted name.
         removed: what it stands in for.
         resets: put the neurons at rest before each call, as the original did.
+        frozen: arguments whose values the forwards hold.
     """
 
     def __init__(
-        self, programs: tuple[Program, Program], children: dict[str, Any], removed: Removed, *, resets: bool = False
+        self,
+        programs: tuple[Program, Program],
+        children: dict[str, Any],
+        removed: Removed,
+        *,
+        resets: bool,
+        frozen: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self.programs, self.removed, self.resets = programs, removed, resets
+        self.frozen = dict(frozen)
+        self._names = list(inspect.signature(removed.module.forward).parameters)
         self.has_w_m = any(path == "mixer" for path in children)
         for table in HOOKS:  # a user's hooks stay; the same tables, so that their handles still take them off
             setattr(self, table, getattr(removed.module, table))
@@ -173,7 +184,13 @@ class SwappedAttention(InPlaceOf):
         self.training = removed.module.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the original forward returns, with ``W_M V`` in place of its products."""
+        """What the original forward returns, with ``W_M V`` in place of its products.
+
+        Raises:
+            LayoutError: an argument asks for what the swapped forward does not hold.
+        """
+        if self.frozen and len(args) + len(kwargs) > 1:
+            self._check_arguments(args, kwargs)
         tap = self.removed.tap
         if self.removed.teaching and tap is not None and tap.program is not None:
             return tap.program(self.removed.module, *args, **kwargs)
@@ -182,6 +199,15 @@ class SwappedAttention(InPlaceOf):
                 if callable(getattr(module, "reset", None)):
                     module.reset()  # type: ignore[operator]
         return self.programs[self.training](self, *args, **kwargs)
+
+    def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        for name, value in self.frozen.items():
+            if name in given and given[name] is not value and not _equal(given[name], value):
+                raise LayoutError(
+                    f"wrapped {type(self.removed.module).__name__}: got {name} of type {type(given[name]).__name__}, "
+                    f"but its attention was swapped for {name}={value!r}. Leave it out, or wrap with swap=False."
+                )
 
     def __getattr__(self, name: str) -> Any:
         # Plain attributes of the original, num_heads or scale, which the code around it may read.
@@ -196,6 +222,10 @@ class SwappedAttention(InPlaceOf):
     def extra_repr(self) -> str:
         """What it replaced."""
         return f"in place of {type(self.removed.module).__name__}"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return isinstance(a, (bool, int, float, str)) and isinstance(b, (bool, int, float, str)) and a == b
 
 
 class ResettingAttention(SwappedAttention):

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.layouts import Layout
-from snntorch_smixer.patching.observe import Call, Observation, copied, first_tensor, observe
-from snntorch_smixer.patching.prepare import STORED_STEPS, prepare
+from snntorch_smixer.patching.behaviour import keeps_state, neurons, without_weights
+from snntorch_smixer.patching.fabricate import LAYOUTS, fabricate, layout_of
+from snntorch_smixer.patching.observe import Observation, copied, first_tensor, observe
+from snntorch_smixer.patching.prepare import prepare
 from snntorch_smixer.patching.products import Sizes
 from snntorch_smixer.patching.swap import Swap, matrices
 from snntorch_smixer.patching.trace import example_arguments
-
-LAYOUTS = ("t b c y x", "t b c n", "t b n c", "b c y x", "b c n", "b n c", "(t b) c n", "(t b) n c", "(t b) c y x")
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class Survey:
         units: for blocks that keep the grid: what works on kept tokens alone, or on all with dropped ones masked.
         silenced: neurons within the masked ones, by dotted name within the block, with their layouts.
         spatial: True where something in it looks at neighbours.
+        remembers: True where two calls on the same stream differ, because neurons keep their membranes.
     """
 
     layout: str
@@ -66,6 +66,7 @@ class Survey:
     units: tuple[Unit, ...]
     silenced: dict[str, str]
     spatial: bool
+    remembers: bool
 
 
 def survey(block: nn.Module, *, tokens: int | None = None, rank: int | None = None) -> Survey:
@@ -79,20 +80,45 @@ def survey(block: nn.Module, *, tokens: int | None = None, rank: int | None = No
     Raises:
         FamilyError: no layout and width fits.
     """
-    twin = copied(block)
+    twin, reason = copied(block), ""
     for layout, channels, square in _candidates(twin, rank):
         x, sizes = fabricate(twin, layout, channels, tokens=tokens, square=square)
         try:
             seen = observe(copy.deepcopy(twin), example_arguments(twin, x))
-        except Exception:  # noqa: BLE001 - foreign code on a wrong layout may raise anything
+        except Exception as error:  # noqa: BLE001 - foreign code on a wrong layout may raise anything
+            reason = f"; the last one failed with {type(error).__name__}: {error}"
             continue
         out = first_tensor(seen.out)
-        if out is not None and out.numel() == x.numel() and sorted(out.shape) == sorted(x.shape):
+        same = out is not None and out.numel() == x.numel() and sorted(out.shape) == sorted(x.shape)
+        if same and not _steps_are_samples(twin, layout, x, sizes, out):
             return _describe(twin, layout, channels, x, sizes, seen)
     raise FamilyError(
-        f"wrap: {type(block).__name__} takes none of the layouts {', '.join(LAYOUTS)} at any width of its weights. "
-        "Pass family=... of your own, see dstsp.register."
+        f"wrap: {type(block).__name__} takes none of the layouts {', '.join(LAYOUTS)} at any width of its weights"
+        f"{reason}. Expected a block that gives a stream of any number of tokens back in its shape."
     )
+
+
+@torch.no_grad()
+def _steps_are_samples(block: nn.Module, layout: str, x: Tensor, sizes: Sizes, out: Tensor | None) -> bool:
+    """True where the axes of steps and samples are the other way round.
+
+    Samples do not know of each other, so a change of the last one changes nothing else; steps do, where neurons
+    remember.
+    """
+    read = Layout(layout)
+    if "t" not in read or "b" not in read or out is None or out.shape != x.shape:
+        return False
+    known, grid = {"t": sizes.t or 1}, {"y": sizes.y, "x": sizes.x}
+    before = read.to_tokens(out, known)
+    leaks = []
+    for axis in (0, 1):
+        changed = read.to_tokens(x, known).clone()
+        changed.select(axis, 0).zero_()
+        inputs = example_arguments(block, read.from_tokens(changed, grid))
+        after = first_tensor(copy.deepcopy(block)(**inputs))
+        after = before if after is None else read.to_tokens(after, known)
+        leaks.append(bool((before != after).select(axis, -1).any()))
+    return leaks == [False, True]
 
 
 def _candidates(block: nn.Module, rank: int | None) -> Iterator[tuple[str, int, bool]]:
@@ -104,45 +130,8 @@ def _candidates(block: nn.Module, rank: int | None) -> Iterator[tuple[str, int, 
             yield layout, channels, square
 
 
-def fabricate(
-    module: nn.Module,
-    layout: str,
-    channels: int,
-    *,
-    tokens: int | None = None,
-    square: bool = False,
-    free_steps: bool = False,
-) -> tuple[Tensor, Sizes]:
-    """An input of ``module`` whose axes all have different sizes, none of them a width of the module.
-
-    T is the one that the module stores, unless ``free_steps``.
-    """
-    taken = {size for p in module.parameters() for size in p.shape} | {channels}
-    taken |= {size // k for size in taken for k in (2, 3)}
-    counts = {v for m in module.modules() for v in vars(m).values() if type(v) is int and v > 0}
-    stored = {v for m in module.modules() for n in STORED_STEPS if type(v := getattr(m, n, None)) is int}
-    counts -= stored if free_steps else set()
-    stored -= stored if free_steps else set()
-    taken |= counts | {channels // count for count in counts}
-    edges = (8, 10, 12, 14, 22, 26, 34)
-    sides = [(edge, edge) for edge in edges] if square else list(itertools.permutations(edges, 2))
-    sides = [(tokens, 1)] if tokens is not None else sides
-    for (y, x), t, b in itertools.product(sides, stored or (3, 5, 7, 2, 11, 13), (5, 7, 3, 11, 13, 17, 19)):
-        used = [t, b, t * b, y, *([] if square or tokens else [x]), *([] if tokens else [y * x])]
-        if len(set(used)) == len(used) and not set(used) & taken - stored - {tokens}:
-            break
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        stream = torch.rand(t if "t" in Layout(layout) else 1, b, y * x, channels) * 4
-    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
-    if weight is not None:
-        stream = stream.to(weight)
-    sizes = Sizes(t if "t" in Layout(layout) else None, b, y, x)
-    return Layout(layout).from_tokens(stream, {"y": y, "x": x}), sizes
-
-
 def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Sizes, seen: Observation) -> Survey:
-    empty = _without_weights(block)
+    empty = without_weights(block)
     bare = observe(empty, example_arguments(empty, x))
     out = first_tensor(bare.out)
     left: dict[str, str] = {}
@@ -168,7 +157,15 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
         units=units,
         silenced=silenced,
         spatial=bool(seen.spatial),
+        remembers=_remembers(block, x),
     )
+
+
+@torch.no_grad()
+def _remembers(block: nn.Module, x: Tensor) -> bool:
+    twin = copy.deepcopy(block)
+    first, second = (first_tensor(twin(**example_arguments(twin, x))) for _ in range(2))
+    return first is not None and second is not None and not torch.equal(first, second)
 
 
 def _grid_units(units: list[Unit], swaps: dict[str, Swap], layout: str, residual: bool) -> tuple[Unit, ...]:
@@ -181,79 +178,11 @@ def _grid_units(units: list[Unit], swaps: dict[str, Swap], layout: str, residual
     return chosen or (Unit("", layout, pointwise=False, residual=residual),)
 
 
-def _without_weights(block: nn.Module) -> nn.Module:
-    """A copy that adds nothing to its input: what is left of the input shows where the residual runs."""
-    empty = copy.deepcopy(block)
-    with torch.no_grad():
-        for parameter in empty.parameters():
-            parameter.zero_()
-    return empty
-
-
 def _same_values(a: Tensor, b: Tensor) -> bool:
     """True when both hold the same numbers, in any layout."""
     if a.numel() != b.numel() or not torch.isclose(a.double().sum(), b.double().sum()):
         return False
     return torch.equal(a.flatten().sort().values, b.flatten().sort().values)
-
-
-def is_neuron(module: nn.Module, x: Tensor) -> bool:
-    """True when ``module`` turns any numbers into a few non-negative levels of the same shape, and has no weights."""
-    if any(p.dim() > 1 for p in module.parameters()) or any(isinstance(m, _BatchNorm) for m in module.modules()):
-        return False
-    twin = copy.deepcopy(module)
-    reset = getattr(twin, "reset", None)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            if callable(reset):
-                reset()
-            torch.manual_seed(0)
-            out = twin(torch.rand_like(x) * 8 - 2)
-    except Exception:  # noqa: BLE001 - foreign code that is no neuron may raise anything
-        return False
-    if not isinstance(out, Tensor) or out.shape != x.shape:
-        return False
-    if out.min() < 0 or out.max() <= 0:
-        return False
-    return len(out.flatten()[:: max(1, out.numel() // 4096)].unique()) <= 17
-
-
-def keeps_state(neuron: nn.Module, x: Tensor) -> bool:
-    """True when a call leaves something in ``neuron``: a membrane, a counter."""
-    twin = copy.deepcopy(neuron)
-    before = [dict(vars(m), **m._buffers) for m in twin.modules()]
-    with torch.no_grad():
-        twin(x)
-    after = [dict(vars(m), **m._buffers) for m in twin.modules()]
-    memories = any(getattr(m, "_memories", None) for m in twin.modules())  # SpikingJelly 2 keeps v in a dictionary
-    return memories or any(old.get(k) is not v for old, new in zip(before, after, strict=True) for k, v in new.items())
-
-
-def levels_of(module: nn.Module) -> tuple[float, int] | None:
-    """(output of one spike, most spikes) of an integer neuron without children or weights, None for all else."""
-    if any(True for _ in module.children()) or any(True for _ in module.parameters()):
-        return None
-    twin = copy.deepcopy(module).eval()
-    try:
-        with torch.no_grad():
-            out = twin(torch.linspace(-2, 40, 4201))
-    except Exception:  # noqa: BLE001 - foreign code that is no neuron may raise anything
-        return None
-    levels = out.unique() if isinstance(out, Tensor) else torch.zeros(0)
-    if not 2 < len(levels) <= 33 or levels[0] != 0:
-        return None
-    return levels[1].item(), len(levels) - 1
-
-
-def neurons(block: nn.Module, seen: Observation) -> Iterator[Call]:
-    """Calls of neurons, the outermost where one holds another."""
-    ends = -1
-    for call in seen.calls:
-        if call.x is None or call.out is None or call.out.shape != call.x.shape or call.start <= ends:
-            continue
-        if is_neuron(block.get_submodule(call.path), call.x):
-            ends = call.end
-            yield call
 
 
 def _first_neuron(block: nn.Module, x: Tensor, bare: Observation) -> str | None:
@@ -290,30 +219,15 @@ def _attentions(
 def attention_paths(seen: Observation) -> list[str]:
     """Where attentions are: each pair of products belongs to the innermost module that holds both."""
     found, paths = [], [path for _, path in seen.products]
-    for first, second in zip(paths[::2], paths[1::2], strict=False):
-        shared = [a for a, b in zip(first.split("."), second.split("."), strict=False) if a == b]
-        found.append(first if first == second else ".".join(shared))
+    called = {call.path for call in seen.calls} | {""}
+    while len(paths) > 1:
+        first, second = paths[:2]
+        pairs = zip(first.split("."), second.split("."), strict=False)
+        shared = ".".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        together = first == second or (shared in called and shared != "")
+        found += [shared] if together else []
+        paths = paths[2 if together else 1 :]
     return list(dict.fromkeys(found))
-
-
-def layout_of(x: Tensor | None, sizes: Sizes) -> tuple[str, int]:
-    """Layout and channels of a tensor by the sizes of its axes; "" where they do not tell."""
-    if x is None:
-        return "", 0
-    known = {sizes.y: "y", sizes.x: "x", sizes.n: "n", sizes.b: "b", (sizes.t or 1) * sizes.b: "(t b)"}
-    if sizes.t is not None:
-        known[sizes.t] = "t"
-    else:
-        known[sizes.b] = "b"
-    letters = [known.get(size, "c") for size in x.shape]
-    if sizes.x == sizes.y and letters.count("x") == 2:
-        letters[letters.index("x")] = "y"
-    if sizes.x == 1 and "y" in letters and "x" not in letters:
-        letters[letters.index("y")] = "n"
-    text = " ".join(letters)
-    if letters.count("c") != 1 or text not in LAYOUTS:
-        return "", 0
-    return text, x.shape[letters.index("c")]
 
 
 def _units(block: nn.Module, x: Tensor, sizes: Sizes, seen: Observation, bare: Observation) -> Iterator[Unit]:

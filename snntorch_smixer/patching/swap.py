@@ -43,6 +43,7 @@ class Swap:
         tap_layout: of V there.
         functions: children of the forward that are no children of the original, see `FunctionCall`.
         train_graph: the new forward of training mode, None where it is the same.
+        frozen: arguments that the new forward holds at the values of the trace.
     """
 
     kind: str
@@ -62,6 +63,7 @@ class Swap:
     tap_layout: str = ""
     functions: Mapping[str, nn.Module] = field(default_factory=dict)
     train_graph: fx.Graph | None = None
+    frozen: Mapping[str, Any] = field(default_factory=dict)
 
     def new_name(self, path: str) -> str | None:
         """Name of a child after the swap, None where it is gone."""
@@ -165,7 +167,7 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
     programs = (evaluation, evaluation if swap.train_graph is None else Program(swap.train_graph))
     kind = ResettingAttention if callable(getattr(module, "reset", None)) else SwappedAttention
     if swap.kind == "as_is":
-        return kind(programs, parts, Removed(module), resets=swap.resets)
+        return kind(programs, parts, Removed(module), resets=swap.resets, frozen=swap.frozen)
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
     w_m = token_matrix(swap.heads, tokens, swap.stride)
     if weight is not None:
@@ -179,4 +181,4 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
         matrices_of.take()
         backs = [matrices_of]
     removed = Removed(module, backs, tap)
-    return kind(programs, {**parts, MIXER: mixer}, removed, resets=swap.resets)
+    return kind(programs, {**parts, MIXER: mixer}, removed, resets=swap.resets, frozen=swap.frozen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +54,15 @@ def example_arguments(module: nn.Module, x: torch.Tensor) -> dict[str, Any]:
         raise FamilyError(f"wrap: the forward of {type(module).__name__} takes no input.")
     required = {p.name: None for p in parameters[1:] if p.default is inspect.Parameter.empty}
     return {parameters[0].name: x, **required}
+
+
+def frozen_arguments(module: nn.Module) -> dict[str, Any]:
+    """Parameters of ``module.forward`` behind the first that it reads, with the values that a trace gives them."""
+    parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind not in _VARIADIC]
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    read = set() if code is None else {i.argval for i in dis.get_instructions(code) if i.opname.startswith("LOAD_")}
+    values = {p.name: None if p.default is inspect.Parameter.empty else p.default for p in parameters[1:]}
+    return {name: value for name, value in values.items() if name in read}
 
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -94,6 +94,8 @@ def only_products_read(attention: Attention, fused: Fused, whole: fx.Graph, plac
     alive = set(whole.nodes)
     for node in path:
         for user in node.users:
+            if user.op == "output":
+                return False
             sizes_only = not torch.is_tensor(user.meta.get(VALUE)) and not isinstance(
                 user.meta.get(VALUE), (tuple, list)
             )

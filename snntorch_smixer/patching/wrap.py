@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from snntorch_smixer.errors import FamilyError
+from snntorch_smixer.errors import FamilyError, LayoutError
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.patching import native
 from snntorch_smixer.patching.edits import Context, undo
 from snntorch_smixer.patching.fit import fit, reset_all
 from snntorch_smixer.patching.hooks import EndForward, StartForward, StoredSteps
 from snntorch_smixer.patching.modules import Current, WrappedDSTSP
-from snntorch_smixer.patching.observe import copied, observe
+from snntorch_smixer.patching.observe import first_tensor
 from snntorch_smixer.patching.plan import Patch, look
 from snntorch_smixer.patching.record import Plan, steps_after, tokens_after
 from snntorch_smixer.pruning.pruner import DSTSPConfig
@@ -67,9 +69,10 @@ def wrap(
         SettingError: a setting is out of range. In every case the model is as before.
     """
     patch = look(model, DSTSPConfig(ps=ps, t=t), swap=swap, example=example_input)
-    _apply(model, patch)
-    if patch.plan.family == "probe":
-        _try(model, example_input)
+    with torch.inference_mode(False):
+        _apply(model, patch)
+    if example_input is not None and patch.plan.family != "native":
+        _try(model, patch, example_input)
     if calibrate is not None:
         try:
             fit(model, calibrate)
@@ -97,18 +100,30 @@ def _apply(model: nn.Module, patch: Patch) -> None:
     _forget_reset_cache(model)
 
 
-def _try(model: nn.Module, example: Any) -> None:
-    """Run a copy of a model of no family once, and take everything out again where that fails."""
-    twin = copied(model)
-    reset_all(twin)
+def _try(model: nn.Module, patch: Patch, example: Any) -> None:
+    """Run a copy once, and take everything out again where that fails or gives results of another shape."""
     try:
-        observe(twin, example if isinstance(example, tuple) else (example,))
+        twin = copy.deepcopy(model).eval()
+        reset_all(twin)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            out = first_tensor(twin(*(example if isinstance(example, tuple) else (example,))))
+        _check_shape(out, patch)
     except Exception as error:
         unwrap(model)
         raise FamilyError(
             f"wrap: {type(model).__name__} does not run with its tokens pruned: {type(error).__name__}: {error}. Pass "
-            "ps=0, or register a family, see dstsp.register."
+            "ps=0, t=None, or register a family, see dstsp.register."
         ) from error
+
+
+def _check_shape(out: Tensor | None, patch: Patch) -> None:
+    before, (steps, kept) = patch.out_shape, patch.plan.steps
+    after = None if out is None else tuple(out.shape)
+    if before is None or after is None or after == before:
+        return
+    if len(after) == len(before) and after[1:] == before[1:] and (before[0], after[0]) == (steps, kept):
+        return  # logits of each step
+    raise LayoutError(f"the output has shape {after}, before it had {before}")
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

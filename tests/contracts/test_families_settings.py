@@ -104,7 +104,9 @@ def test_rates_may_fall_where_tokens_keep_their_place(fake: Fake):
 def test_rates_may_not_fall_where_tokens_are_gone(fake: Fake):
     model = wrapped(fake).model
     for rates in ((0.5, 0.25), dstsp.Schedule(0.5, 0.25)):
-        with pytest.raises(SettingError, match=r"^DSSP: ps=.* falls .* a dropped token is gone\. Pass rates that do not"):
+        with pytest.raises(
+            SettingError, match=r"^DSSP: ps=.* falls .* a dropped token is gone\. Pass rates that do not"
+        ):
             model.dstsp.ps = rates
     assert model.dstsp.ps == 0.3
 
@@ -115,7 +117,15 @@ def test_settings_that_do_not_fit_are_refused_and_change_nothing(fake: Fake):
     before, depth = logits(fake, model, x), model.dstsp.plan.depth
     for name, value in (
         *(("ps", 1.0), ("ps", -0.1), ("ps", True), ("ps", (0.1,) * (depth + 1)), ("ps", ()), ("ps", "0.3")),
-        *(("t", 0), ("t", 5), ("t", 1.5), ("active", "always"), ("merge", "add"), ("ranking", "mid"), ("w_prime", "cut")),
+        *(
+            ("t", 0),
+            ("t", 5),
+            ("t", 1.5),
+            ("active", "always"),
+            ("merge", "add"),
+            ("ranking", "mid"),
+            ("w_prime", "cut"),
+        ),
         *(("spike_cap", 2),),
     ):
         with pytest.raises(SettingError):
@@ -135,7 +145,9 @@ def test_active_says_in_which_mode_it_prunes(fake: Fake):
 
 
 @EVERY
-@pytest.mark.parametrize(("merge", "w_prime"), [("drop", "gather"), ("softmatch", "crop"), ("fuse", "gather"), ("sum", "shared")])
+@pytest.mark.parametrize(
+    ("merge", "w_prime"), [("drop", "gather"), ("softmatch", "crop"), ("fuse", "gather"), ("sum", "shared")]
+)
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
 def test_merging_and_w_prime_run_everywhere_or_are_refused(fake: Fake, merge: str, w_prime: str, mode: bool):
     model, x = wrapped(fake, mode=mode).model, fake.example(batch=3)
