@@ -50,6 +50,8 @@ class SwapEdit:
     def describe(self) -> str:
         """What is swapped, and what stays."""
         s = self.swap
+        if s.kind == "as_is":
+            return f"{self.path}: kept, and its output gets the shape of its input"
         size = "made at the first forward" if self.tokens is None else f"{self.tokens} x {self.tokens // s.stride}"
         whole = f"; the fused projection stays whole: {s.kept_whole}" if s.kept_whole else ""
         what = {"ssa": "Q K^T V", "linear": "linear attention", "mixer": "its own matrices"}[s.kind]
@@ -62,6 +64,8 @@ class SwapEdit:
 
     def weights(self) -> int | None:
         """Parameters of ``W_M``, None where it is not made yet."""
+        if self.swap.kind == "as_is":
+            return 0
         return None if self.tokens is None else self.swap.heads * self.tokens**2 // self.swap.stride
 
 
@@ -164,7 +168,7 @@ def undo(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in list(module._modules.items()):
             if isinstance(child, InPlaceOf):
-                module._modules[name] = child.removed.give_back(child.training)
+                module._modules[name] = child.removed.give_back(child)
     for module in model.modules():
         _remove_hooks(module, "_forward_pre_hooks")
         _remove_hooks(module, "_forward_hooks")

@@ -14,7 +14,7 @@ from snntorch_smixer.layers.mixer import matrix
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching.modules import TokenMixing, WrappedDSTSP
 from snntorch_smixer.patching.observe import first_tensor
-from snntorch_smixer.patching.standins import InPlaceOf, SwappedAttention
+from snntorch_smixer.patching.standins import InPlaceOf, SwappedAttention, Tap
 
 
 def ridge(gram: Tensor, cross: Tensor, strength: float = 1e-3) -> Tensor:
@@ -38,20 +38,19 @@ class Statistics(nn.Module):
 
     Args:
         heads: h.
-        value_layout: of V.
-        out_layout: of the product.
+        tap: layouts of V and of the product.
     """
 
-    def __init__(self, heads: int, value_layout: str, out_layout: str) -> None:
+    def __init__(self, heads: int, tap: Tap) -> None:
         super().__init__()
-        self.heads = heads
-        self.value_layout, self.out_layout = Layout(value_layout), Layout(out_layout)
+        self.heads, self.factor = heads, tap.factor
+        self.value_layout, self.out_layout = Layout(tap.value_layout), Layout(tap.out_layout)
         self.gram: Tensor | float = 0.0
         self.cross: Tensor | float = 0.0
 
     def forward(self, value: Tensor, out: Tensor) -> Tensor:
         """``out`` as it came."""
-        v, y = self._by_head(self.value_layout, value), self._by_head(self.out_layout, out)
+        v, y = self._by_head(self.value_layout, value), self._by_head(self.out_layout, out) * self.factor
         self.gram = self.gram + v @ v.transpose(1, 2)
         self.cross = self.cross + y @ v.transpose(1, 2)
         return out

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from snntorch_smixer.patching.fused import Fused, keep_value_rows
-from snntorch_smixer.patching.products import Attention, is_activation, operation
+from snntorch_smixer.patching.products import INDEXING, Attention, is_activation, operation
 from snntorch_smixer.patching.standins import TAP
 from snntorch_smixer.patching.swap import MIXER, Swap, kept_parameters
 from snntorch_smixer.patching.trace import VALUE
@@ -26,7 +26,7 @@ def rewrite(module: nn.Module, graph: fx.Graph, attention: Attention, fused: Fus
     """
     plain, _ = copied_graph(graph)
     reshapes = _restore_shape(plain)
-    tapped = _tap(graph, attention)
+    tapped, factor = _tap(graph, attention), _factor(_scales(attention.out))
     _restore_shape(graph)
     if fused is not None:
         keep_value_rows(graph, fused)
@@ -48,6 +48,7 @@ def rewrite(module: nn.Module, graph: fx.Graph, attention: Attention, fused: Fus
         reshapes=reshapes,
         tapped=tapped,
         tap_layout=attention.value_layout,
+        factor=factor,
     )
 
 
@@ -64,14 +65,16 @@ def put_mixer(
     """
     source = attention.value if fused is None else fused.end
     source, out = places.get(source, source), places.get(attention.out, attention.out)
-    last = _without_scale(out)
+    scales = _scales(out)
     with graph.inserting_before(out):
         mixed = graph.call_module(MIXER, (source,))
         mixed.meta[VALUE] = attention.out.meta[VALUE]
         if attention.gate is not None:
             mixed = graph.call_module(str(attention.gate.target), (mixed,))
             mixed.meta[VALUE] = attention.out.meta[VALUE]
-    last.replace_all_uses_with(mixed)
+    out.replace_all_uses_with(mixed)
+    for node in scales:
+        node.replace_all_uses_with(next(n for n in node.all_input_nodes if is_activation(n)))
 
 
 def copied_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
@@ -86,7 +89,7 @@ def copied_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
 
 def _tap(graph: fx.Graph, attention: Attention) -> fx.Graph:
     twin, places = copied_graph(graph)
-    value, out = places[attention.value], places[_without_scale(attention.out)]
+    value, out = places[attention.value], places[attention.out]
     after = out.next
     with twin.inserting_before(after):
         tapped = twin.call_module(TAP, (value, out))
@@ -116,13 +119,38 @@ def erase_unused(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _without_scale(node: fx.Node) -> fx.Node:
-    """The last of the multiplications by plain numbers behind a product: ``W_M`` needs no scale."""
+def _scales(out: fx.Node) -> list[fx.Node]:
+    """Multiplications of a product by plain numbers, up to its next real use: ``W_M`` needs no scale.
+
+    What is learnt stays: it has a gradient, and may scale channels, which ``W_M`` cannot.
+    """
+    found, node = [], out
     while len(node.users) == 1:
         (user,) = node.users
-        others = [a for a in user.all_input_nodes if a is not node]
-        scales = operation(user) in ("mul", "truediv", "div") and not any(is_activation(other) for other in others)
-        if not scales or (user.args[0] is not node and operation(user) != "mul"):
+        name = operation(user)
+        if name in ("mul", "truediv", "div") and (user.args[0] is node or name == "mul"):
+            if not all(_is_number(a) for a in (*user.args, *user.kwargs.values()) if a is not node):
+                break
+            found.append(user)
+        elif name not in INDEXING or user.op == "call_module":
             break
         node = user
-    return node
+    return found
+
+
+def _is_number(value: object) -> bool:
+    if not isinstance(value, fx.Node):
+        return isinstance(value, (int, float))
+    held = value.meta[VALUE]
+    if not torch.is_tensor(held):
+        return isinstance(held, (int, float))
+    return held.numel() == 1 and not isinstance(held, nn.Parameter) and not is_activation(value)
+
+
+def _factor(scales: list[fx.Node]) -> float:
+    factor = 1.0
+    for node in scales:
+        number = next(a for a in node.args if not is_activation(a))
+        value = float(number.meta[VALUE] if isinstance(number, fx.Node) else number)  # type: ignore[arg-type]
+        factor = factor * value if operation(node) == "mul" else factor / value
+    return factor

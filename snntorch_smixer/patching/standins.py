@@ -37,12 +37,14 @@ class Tap:
         value_layout: of V.
         out_layout: of the product.
         functions: children that the forward calls besides those of the original.
+        factor: what the forward multiplies the product by afterwards, which ``W_M`` takes over.
     """
 
     program: Program | None
     value_layout: str
     out_layout: str
     functions: Mapping[str, nn.Module]
+    factor: float = 1.0
 
     def children(self, watcher: nn.Module) -> dict[str, nn.Module]:
         """What the original needs as children while the forward is followed."""
@@ -61,12 +63,15 @@ class Removed:
 
     def __init__(self, module: nn.Module, parts: Sequence[Part] = (), tap: Tap | None = None) -> None:
         self.module, self.parts, self.tap, self.teaching = module, tuple(parts), tap, False
+        self.training = module.training
+        self.modes: list[tuple[nn.Module, bool]] = []
 
-    def start_teaching(self, watcher: Callable[[int, str, str], Watcher], heads: int) -> Watcher:
+    def start_teaching(self, watcher: Callable[[int, Tap], Watcher], heads: int) -> Watcher:
         """Let the original run in place of what replaced it, and show V and its product to a new watcher."""
         if self.tap is None:
             raise ValueError("there is nothing to watch")
-        seen = watcher(heads, self.tap.value_layout, self.tap.out_layout)
+        seen = watcher(heads, self.tap)
+        self.modes = [(module, module.training) for module in self.module.modules()]
         self.module.eval()
         for name, child in self.tap.children(seen).items():
             self.module.add_module(name, child)
@@ -76,16 +81,20 @@ class Removed:
     def stop_teaching(self) -> None:
         """Undo `start_teaching`."""
         self.teaching = False
+        for module, training in self.modes:
+            module.training = training
+        self.modes = []
         for name in () if self.tap is None else (TAP, *self.tap.functions):
             self.module._modules.pop(name, None)
 
-    def give_back(self, training: bool) -> nn.Module:
-        """The original, with what its parts have learnt, in the mode of what stood in for it."""
+    def give_back(self, stand_in: nn.Module) -> nn.Module:
+        """The original, with what its parts have learnt; where the mode changed, what waited in it changes too."""
         for part in self.parts:
             part.give_back()
-        self.module.training = training
-        for child in self.module.children():
-            child.train(training)
+        shared = set(map(id, stand_in.modules()))
+        for module in self.module.modules():
+            if id(module) not in shared and stand_in.training != self.training:
+                module.training = stand_in.training
         return self.module
 
 

@@ -224,7 +224,8 @@ def attention_paths(seen: Observation) -> list[str]:
         first, second = paths[:2]
         pairs = zip(first.split("."), second.split("."), strict=False)
         shared = ".".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        together = first == second or (shared in called and shared != "")
+        outermost = "." not in first + second  # children of the module that is observed
+        together = first == second or (shared in called if shared else outermost)
         found += [shared] if together else []
         paths = paths[2 if together else 1 :]
     return list(dict.fromkeys(found))

@@ -43,6 +43,7 @@ class Swap:
         tap_layout: of V there.
         functions: children of the forward that are no children of the original, see `FunctionCall`.
         train_graph: the new forward of training mode, None where it is the same.
+        factor: numbers behind the product that ``W_M`` takes over.
         frozen: arguments that the new forward holds at the values of the trace.
     """
 
@@ -63,6 +64,7 @@ class Swap:
     tap_layout: str = ""
     functions: Mapping[str, nn.Module] = field(default_factory=dict)
     train_graph: fx.Graph | None = None
+    factor: float = 1.0
     frozen: Mapping[str, Any] = field(default_factory=dict)
 
     def new_name(self, path: str) -> str | None:
@@ -174,7 +176,11 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
         w_m = w_m.to(device=weight.device, dtype=weight.dtype)
     mixer = TokenMixing(w_m, value_layout=swap.value_layout, out_layout=swap.out_layout, current=current)
     mixer.train(module.training)
-    tap = None if swap.tapped is None else Tap(Program(swap.tapped), swap.tap_layout, swap.out_layout, swap.functions)
+    tap = (
+        None
+        if swap.tapped is None
+        else Tap(Program(swap.tapped), swap.tap_layout, swap.out_layout, swap.functions, swap.factor)
+    )
     backs: list[Slice | Matrices] = list(slices)
     if swap.kind == "mixer":
         matrices_of = Matrices(w_m, cast(nn.ModuleList, module.linear_mix))

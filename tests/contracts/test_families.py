@@ -10,7 +10,7 @@ from torch import nn
 from snntorch_smixer import dstsp
 from snntorch_smixer.errors import FamilyError
 from tests.fakes.neurons import reset
-from tests.fakes.wrapped import EVERY, SWAPPED, W_M, differ, logits, our_hooks, sight, wrapped
+from tests.fakes.wrapped import EVERY, SWAPPED, W_M, check_equal, logits, our_hooks, sight, wrapped
 from tests.fakes.zoo import Fake
 
 
@@ -36,7 +36,7 @@ def test_unwrap_restores_everything(fake: Fake):
     assert [name for name in after if after[name] is not made.before[name]] == []
     assert {**sight(made.model), "rng": made.seen["rng"]} == made.seen
     assert [*made.model.state_dict()] == [*made.state]
-    assert not differ(fake, made.model, fake.build(), x)
+    check_equal(fake, made.model, fake.build(), x)
 
 
 @EVERY
@@ -69,7 +69,7 @@ def test_copies_are_whole_and_independent(fake: Fake, clone):
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.neg_()
-    assert not differ(fake, dstsp.unwrap(twin), fake.build(), x)
+    check_equal(fake, dstsp.unwrap(twin), fake.build(), x)
     assert torch.equal(logits(fake, model, x), pruned)
 
 
@@ -79,7 +79,7 @@ def test_a_copy_made_between_two_training_steps_is_whole(fake: Fake):
     logits(fake, model, x, grad=True).square().sum().backward()
     reset(model)
     twin = copy.deepcopy(model).eval()
-    assert not differ(fake, twin, model.eval(), x)
+    check_equal(fake, twin, model.eval(), x)
 
 
 @EVERY
@@ -108,7 +108,7 @@ def test_wrapped_without_pruning_is_the_same_as_wrapped_and_switched_off(fake: F
     pruning.dstsp.ps, pruning.dstsp.t = 0.0, None
     assert torch.equal(logits(fake, pruning, x), expected)
     plain.dstsp.ps, plain.dstsp.t = 0.3, 1
-    assert not differ(fake, plain, wrapped(fake).model, x)
+    check_equal(fake, plain, wrapped(fake).model, x)
 
 
 @EVERY

@@ -1,13 +1,11 @@
 """Inside a wrapped model: ``W_M'`` belongs to the kept tokens, heads are the model's own, dropped tokens stay put."""
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.patching.modules import TokenMixing
-from tests.fakes.wrapped import BATCH_DEPENDENT, EVERY, MODELS, SWAPPED, Calls, each, logits, wrapped
+from tests.fakes.wrapped import BATCH_DEPENDENT, MODELS, SWAPPED, Calls, each, logits, wrapped
 from tests.fakes.zoo import Fake
 
 SQUARE = each(

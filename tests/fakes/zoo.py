@@ -16,7 +16,7 @@ def _same(out: object) -> Tensor:
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fake:
     """One stand-in.
 
@@ -45,6 +45,9 @@ class Fake:
     steps: int = 4
     logits: Callable[[object], Tensor] = _same
     drive: float = 0.8
+
+    def __repr__(self) -> str:
+        return f"FAKES[{self.name!r}]"
 
     @property
     def sites(self) -> tuple[str, ...]:
