@@ -125,6 +125,7 @@ def _teaching(model: nn.Module, swapped: list[InPlaceOf]) -> Iterator[list[Stati
             module.removed.stop_teaching()
         for part, training in modes:
             part.training = training
+        reset_all(model)  # a batch that failed leaves membranes
 
 
 def _input(batch: Any, model: nn.Module) -> Tensor:

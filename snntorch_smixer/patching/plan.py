@@ -71,6 +71,9 @@ def _look(model: nn.Module, settings: DSTSPConfig, swap: bool | str, example: An
     if isinstance(model, SMixerNet):
         native_plan, native_swaps = native.look(model, settings, swap)
         return Patch(native_plan, native_swaps)
+    inside = next((path for path, m in model.named_modules() if isinstance(m, SMixerNet)), None)
+    if inside is not None:
+        raise FamilyError(f"wrap: got a SMixerNet inside {type(model).__name__}. Wrap the net itself, at {inside!r}.")
     family = detect(model)
     seen = None if example is None else _run(model, example)
     if family is None:

@@ -12,6 +12,7 @@ from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching.edits import SwapEdit
 from snntorch_smixer.patching.modules import WrappedDSTSP
 from snntorch_smixer.patching.survey import Survey
+from snntorch_smixer.pruning.pruner import DSTSP
 
 
 def refuse_wrapped(model: nn.Module) -> None:
@@ -34,8 +35,13 @@ def refuse_wrapped(model: nn.Module) -> None:
     if existing is not None:
         undo = "unwrap it first" if isinstance(existing, WrappedDSTSP) else "build it without pruning"
         raise FamilyError(
-            f"wrap: this {name} prunes already ({existing}). Set model.dstsp.ps and model.dstsp.t instead, or {undo}."
+            f"wrap: this {name} prunes already ({_settings(existing)}). Set model.dstsp.ps and model.dstsp.t instead, "
+            f"or {undo}."
         )
+
+
+def _settings(existing: object) -> str:
+    return existing.extra_repr() if isinstance(existing, DSTSP) else type(existing).__name__
 
 
 def refuse_shared(model: nn.Module, sites: Sites) -> None:

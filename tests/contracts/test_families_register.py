@@ -54,7 +54,9 @@ def test_what_is_no_family_is_refused():
         (object(), r"got an object without name, missing, sites, stored_steps"),
         (type("Half", (), {"name": "half", "missing": None})(), r"got an object without sites, stored_steps"),
     ):
-        with pytest.raises(FamilyError, match=rf"^register: {text}\. Expected name, missing\(model\), sites\(model\), "):
+        with pytest.raises(
+            FamilyError, match=rf"^register: {text}\. Expected name, missing\(model\), sites\(model\), "
+        ):
             dstsp.register(thing)
     taken = SecondBlock()
     taken.name = "stmixer"

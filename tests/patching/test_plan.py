@@ -10,20 +10,35 @@ from torch import nn
 from snntorch_smixer.errors import FamilyError, SettingError
 from snntorch_smixer.models.config import CONFIGS
 from snntorch_smixer.models.smixer_net import SMixerNet
-from snntorch_smixer.patching import plan as planning
+from snntorch_smixer.patching.record import Plan
 from snntorch_smixer.patching.wrap import plan
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 
 
 def test_it_lists_the_edit(firing_net):
-    found = plan(firing_net(), ps=0.5, t=2, merge="fuse", w_prime="shared", active="train")
-    assert found == planning.Plan(
+    net = firing_net()
+    count = sum(p.numel() for p in net.parameters())
+    assert plan(net, ps=0.5, t=2) == Plan(
         model="SMixerNet",
-        settings=DSTSPConfig(ps=0.5, t=2, merge="fuse", w_prime="shared", active="train"),
+        family="native",
+        settings=DSTSPConfig(ps=0.5, t=2),
         steps=(4, 2),
         tokens=(16, 8),
-        edits=("dstsp: prune behind the stem, T 4 -> 2, tokens 16 -> 8, W_M' by shared",),
+        parameters=(count, count),
+        depth=2,
+        levels=None,
+        keeps_grid=False,
+        has_spikes=True,
+        refusal="",
+        edits=("dstsp: prunes behind the stem, T 4 -> 2, tokens 16 -> 8",),
     )
+
+
+def test_it_prints_what_changes(firing_net):
+    text = str(plan(firing_net(mixer="ssa"), ps=0.5, t=2))
+    assert "tokens      16 -> 8 (50.0% dropped)" in text
+    assert "steps       4 -> 2" in text
+    assert "blocks.1.mixer: Q K^T V -> W_M, 16 x 16; Q and K dropped" in text
 
 
 def test_defaults_are_those_of_the_paper():
@@ -61,9 +76,11 @@ def test_a_plan_is_immutable(firing_net):
         (
             nn.Linear(2, 2),
             FamilyError,
-            "wrap: no family matches Linear. Expected SMixerNet; build it with create_model.",
+            "wrap: no family matches Linear. Nearest is spikeyolo, which needs model, a Sequential of layers. Pass "
+            "example_input=..., so that its forward can be looked at; or register a family of your own, see "
+            "dstsp.register.",
         ),
-        (None, SettingError, "wrap: t=5 is outside 1..4, the steps of this SMixerNet. Keep fewer steps."),
+        (None, SettingError, "wrap: t=5 is outside 1..4, the steps of this SMixerNet. Keep fewer."),
     ],
 )
 def test_it_raises_what_wrapping_raises(firing_net, model, error, text):

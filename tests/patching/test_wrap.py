@@ -10,12 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import FamilyError, SettingError
+from snntorch_smixer.layers.attention import SpikingSelfAttention
+from snntorch_smixer.layers.mixer import mix_tokens
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.patching.modules import WrappedDSTSP
 from snntorch_smixer.patching.wrap import plan, unwrap, wrap
 from snntorch_smixer.pruning.pruner import DSTSP, DSTSPConfig
 
 SETTINGS = {"ps": 0.4, "t": 2, "merge": "fuse", "w_prime": "crop"}
+
+
+def pruned(net: SMixerNet) -> SMixerNet:
+    """Wrapped with SETTINGS: two are arguments, two are set afterwards."""
+    wrap(net, ps=SETTINGS["ps"], t=SETTINGS["t"])
+    net.dstsp.merge, net.dstsp.w_prime = SETTINGS["merge"], SETTINGS["w_prime"]
+    return net
 
 
 def images(batch: int = 5) -> Tensor:
@@ -25,9 +34,11 @@ def images(batch: int = 5) -> Tensor:
 def test_it_wraps_in_place_and_returns_the_model(firing_net):
     net, x = firing_net(), images()
     before = net(x)
-    assert wrap(net, **SETTINGS) is net
+    assert wrap(net, ps=0.4, t=2) is net
     assert isinstance(net.dstsp, WrappedDSTSP)
-    assert net.dstsp.settings == plan(unwrap(copy.deepcopy(net)), **SETTINGS).settings
+    assert net.dstsp.settings == plan(unwrap(copy.deepcopy(net)), ps=0.4, t=2).settings
+    assert net.forward_features(x)[0].shape == (2, 5, 10, 16)
+    net.dstsp.merge = "fuse"
     assert net.forward_features(x)[0].shape == (2, 5, 11, 16)
     assert not torch.equal(net(x), before)
 
@@ -38,7 +49,7 @@ def test_outputs_are_those_of_a_net_built_with_pruning(firing_net, training):
     config = dataclasses.replace(net.config, prune=DSTSPConfig(**SETTINGS))
     built = SMixerNet(config)
     built.load_state_dict(net.state_dict())
-    wrap(net, **SETTINGS).train(training)
+    pruned(net).train(training)
     expected = built.train(training)(x)
     assert len(expected.unique(dim=0)) == 5
     assert torch.equal(net(x), expected)
@@ -61,7 +72,7 @@ def test_the_mode_is_inherited(firing_net, training):
 def test_unwrapping_restores_bit_for_bit(firing_net):
     net, x = firing_net(), images()
     names, before, twin = dict(net.named_modules()), net(x), copy.deepcopy(net)
-    wrap(net, **SETTINGS)
+    pruned(net)
     assert not torch.equal(net(x), before)
     assert unwrap(net) is net
     assert dict(net.named_modules()) == names
@@ -69,7 +80,7 @@ def test_unwrapping_restores_bit_for_bit(firing_net):
     assert torch.equal(net(x), before)
     assert net.__dict__.keys() == twin.__dict__.keys()
     assert repr(net) == repr(twin)
-    assert torch.equal(wrap(net, **SETTINGS)(x), wrap(twin, **SETTINGS)(x)), "it can be wrapped again"
+    assert torch.equal(pruned(net)(x), pruned(twin)(x)), "it can be wrapped again"
 
 
 def test_state_dict_keys_are_stable(firing_net):
@@ -85,24 +96,24 @@ def test_state_dict_keys_are_stable(firing_net):
 def test_copies_of_a_wrapped_net(firing_net, clone):
     net, x = firing_net(), images()
     plain = net(x)
-    wrap(net, **SETTINGS)
+    pruned(net)
     net.dstsp.ps = 0.5
     twin = clone(net)
-    pruned = net(x)
-    assert not torch.equal(pruned, plain)
-    assert torch.equal(twin(x), pruned)
+    fewer = net(x)
+    assert not torch.equal(fewer, plain)
+    assert torch.equal(twin(x), fewer)
     assert twin.dstsp.settings == net.dstsp.settings
     twin.dstsp.ps = 0.1
     assert net.dstsp.ps == 0.5
     assert torch.equal(unwrap(twin)(x), plain), "the undo record did not travel"
-    assert torch.equal(net(x), pruned)
+    assert torch.equal(net(x), fewer)
 
 
 def test_settings_can_be_changed_afterwards(firing_net):
     net, x = wrap(firing_net(), ps=0.2, t=1), images()
     net.dstsp.ps, net.dstsp.t, net.dstsp.merge = SETTINGS["ps"], SETTINGS["t"], SETTINGS["merge"]
     net.dstsp.w_prime = SETTINGS["w_prime"]
-    twin = wrap(unwrap(copy.deepcopy(net)), **SETTINGS)
+    twin = pruned(unwrap(copy.deepcopy(net)))
     assert torch.equal(net(x), twin(x))
 
 
@@ -117,7 +128,8 @@ class Box(nn.Module):
         return self.module(x)
 
 
-INSIDE = "wrap: got a SMixerNet inside {}. Wrap the net itself, then compile or distribute it."
+INSIDE = "wrap: got a SMixerNet inside {}. Wrap the net itself, at {!r}."
+OUTER = "wrap: this {} is {}. Wrap the plain model first, then compile or distribute it."
 
 
 def foreign(net: SMixerNet) -> nn.Module:
@@ -131,12 +143,12 @@ def foreign(net: SMixerNet) -> nn.Module:
             foreign,
             {},
             FamilyError,
-            "wrap: no family matches Sequential. Expected SMixerNet; build it with create_model.",
+            INSIDE.format("Sequential", "0"),
         ),
-        (partial(torch.compile, backend="eager"), {}, FamilyError, INSIDE.format("OptimizedModule")),
-        (Box, {}, FamilyError, INSIDE.format("Box")),
-        (nn.DataParallel, {}, FamilyError, INSIDE.format("DataParallel")),
-        (None, {"t": 5}, SettingError, "wrap: t=5 is outside 1..4, the steps of this SMixerNet. Keep fewer steps."),
+        (partial(torch.compile, backend="eager"), {}, FamilyError, OUTER.format("OptimizedModule", "compiled")),
+        (Box, {}, FamilyError, INSIDE.format("Box", "module")),
+        (nn.DataParallel, {}, FamilyError, OUTER.format("DataParallel", "inside DataParallel")),
+        (None, {"t": 5}, SettingError, "wrap: t=5 is outside 1..4, the steps of this SMixerNet. Keep fewer."),
         (
             None,
             {"t": 0},
@@ -149,14 +161,8 @@ def foreign(net: SMixerNet) -> nn.Module:
             SettingError,
             "DSSP: ps=1.0 is outside [0, 1). Pass the share of tokens to drop, for example 0.3.",
         ),
-        (
-            None,
-            {"w_prime": "cropped"},
-            SettingError,
-            "DSTSP: w_prime='cropped' is unknown. Expected one of gather, crop, shared. Pass one of these.",
-        ),
     ],
-    ids=["foreign", "compiled", "container", "data parallel", "t", "no t", "ps", "w_prime"],
+    ids=["foreign", "compiled", "container", "data parallel", "t", "no t", "ps"],
 )
 def test_refusals_leave_the_model_as_it_was(firing_net, around, settings, error, text):
     net, x = firing_net(), images()
@@ -188,12 +194,51 @@ def test_a_second_wrap_is_refused(firing_net, built):
     assert dstsp.settings == DSTSPConfig()
 
 
-def test_attention_is_refused(firing_net):
-    net = firing_net(mixer="ssa")
-    with pytest.raises(FamilyError) as caught:
-        wrap(net)
-    assert str(caught.value) == "wrap: this SMixerNet mixes tokens by 'ssa'. Build it with mixer='smixer'."
-    assert net.dstsp is None
+def test_attention_is_swapped_and_comes_back(firing_net):
+    net, x = firing_net(mixer="ssa"), images()
+    before, names, keys = net(x), dict(net.named_modules()), [*net.state_dict()]
+    count = sum(p.numel() for p in net.parameters())
+    planned = plan(net)
+    wrap(net)
+    assert not any(isinstance(module, SpikingSelfAttention) for module in net.modules())
+    assert planned.parameters == (count, sum(p.numel() for p in net.parameters()))
+    assert net.config.mixer == "smixer"
+    assert not torch.equal(net(x), before)
+    unwrap(net)
+    assert torch.equal(net(x), before)
+    assert dict(net.named_modules()) == names
+    assert [*net.state_dict()] == keys
+    assert net.config.mixer == "ssa"
+
+
+def test_attention_stays_when_asked(firing_net):
+    net = wrap(firing_net(mixer="ssa"), swap=False)
+    assert sum(isinstance(module, SpikingSelfAttention) for module in net.modules()) == 2
+    assert net.forward_features(images())[0].shape == (1, 5, 11, 16)
+
+
+def test_a_fitted_matrix_is_closer_to_the_attention(firing_net):
+    net, x = firing_net(mixer="ssa"), images(32)
+    attention = net.blocks[0].mixer
+    value, product = attention.attend(net.tokens(x))
+    wrap(net, ps=0, t=None, calibrate=[x[:16], x[16:]])
+    fitted = mix_tokens(net.blocks[0].mixer.w_m, value)
+    residual = ((fitted - product).square().mean() / product.square().mean()).item()
+    assert residual < 0.6
+    assert residual < ((product.mean() - product).square().mean() / product.square().mean()).item()
+
+
+def test_rates_per_block(firing_net):
+    net = wrap(firing_net(), ps=[0.25, 0.5], t=2)
+    seen = []
+    for block in net.blocks:
+        block.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2]))
+    net(images())
+    assert seen == [12, 8]
+    with pytest.raises(SettingError, match="falls from one block to the next"):
+        net.dstsp.ps = (0.5, 0.25)
+    with pytest.raises(SettingError, match="got 3 rates, expected 2, one per block"):
+        net.dstsp.ps = (0.1, 0.2, 0.3)
 
 
 @pytest.mark.parametrize("prune", [None, DSTSPConfig()], ids=["plain", "built with pruning"])
@@ -215,7 +260,7 @@ def test_a_module_of_another_kind_is_not_unwrapped():
 
 
 def test_a_wrapped_net_trains(firing_net):
-    net = wrap(firing_net().train(), **SETTINGS)
+    net = pruned(firing_net().train())
     net(images()).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
     assert isinstance(net.dstsp, DSTSP)
