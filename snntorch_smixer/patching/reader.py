@@ -33,8 +33,10 @@ def _peek(neuron: nn.Module, x: Tensor) -> Tensor:
     saved = [(vars(m), dict(vars(m)), _contents(vars(m))) for m in neuron.modules()]
     try:
         for module in neuron.modules():
-            rest = getattr(module, "reset", None) or getattr(module, "reset_mem", None)
-            if callable(rest):
+            # snnTorch's neurons keep a tensor under the name "reset".
+            rests = (getattr(module, name, None) for name in ("reset", "reset_mem"))
+            rest = next((rest for rest in rests if callable(rest)), None)
+            if rest is not None:
                 rest()
         return neuron.forward(x)
     finally:

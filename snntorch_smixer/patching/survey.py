@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from snntorch_smixer.errors import FamilyError
+from snntorch_smixer.errors import FamilyError, LayoutError
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching.behaviour import keeps_state, neurons, without_weights
 from snntorch_smixer.patching.fabricate import LAYOUTS, fabricate, layout_of
@@ -207,7 +207,7 @@ def _attentions(
             continue
         try:
             found = prepare(module, *fabricate(module, form, width, free_steps=True), form)
-        except FamilyError as error:
+        except (FamilyError, LayoutError) as error:
             left[path] = str(error)
             continue
         if found is not None:
