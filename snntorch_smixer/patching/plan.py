@@ -130,9 +130,6 @@ def _plan(
     edits: list[Edit] = [*swaps, *_first_marked(_prune_edits(model, sites, subject.stem, surveys)), *caps]
     if sites.keeps_grid:
         edits += _unit_edits(sites, surveys, swapped)
-    before = sum(p.numel() for p in model.parameters())
-    new = [edit.weights() for edit in swaps]
-    after = None if None in new else before + sum(w for w in new if w) - sum(edit.swap.dropped for edit in swaps)
     places = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
     last, depth = tokens[sites.blocks[-1]], len(places)
     plan = Plan(
@@ -141,7 +138,7 @@ def _plan(
         settings=settings,
         steps=(levels or steps, steps_after(settings, levels or steps)),
         tokens=(last, tokens_after(settings, last, depth)),
-        parameters=(before, after),
+        parameters=_parameters(model, swaps),
         depth=depth,
         levels=levels,
         keeps_grid=sites.keeps_grid,
@@ -163,6 +160,12 @@ def _stored(subject: Subject, swapped: dict[str, Swap]) -> Iterator[str]:
         reads = [node.target for swap in (swapped.get(path),) if swap for node in swap.graph.nodes]
         if after is not None and (path not in swapped or attribute in reads):
             yield f"{after}.{attribute}" if after else attribute
+
+
+def _parameters(model: nn.Module, swaps: list[SwapEdit]) -> tuple[int, int | None]:
+    before, new = sum(p.numel() for p in model.parameters()), [edit.weights() for edit in swaps]
+    gone = sum(edit.swap.dropped for edit in swaps)
+    return before, None if None in new else before + sum(w for w in new if w) - gone
 
 
 def _survey(model: nn.Module, path: str, sites: Sites, seen: Observation | None) -> Survey:

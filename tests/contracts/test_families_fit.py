@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snntorch_smixer import dstsp
 from snntorch_smixer.errors import FamilyError, SettingError
 from tests.fakes.neurons import reset
-from tests.fakes.wrapped import EVERY, MODELS, W_M, Calls, check_equal, each, logits, our_hooks, sight, wrapped
+from tests.fakes.wrapped import MODELS, W_M, Calls, check_equal, each, logits, our_hooks, sight, wrapped
 from tests.fakes.zoo import Fake
 
 QUADRATIC = each(name for name, fake in MODELS.items() if fake.attention_paths)
@@ -159,10 +159,8 @@ def test_bad_batches_leave_the_model_as_it_was(fake: Fake):
         dstsp.fit(plain, [x])
 
 
-@EVERY
+@each(name for name, fake in MODELS.items() if fake.family == "sdt_v1")
 def test_a_linear_attention_can_be_fitted_too(fake: Fake):
-    if fake.family != "sdt_v1":
-        pytest.skip("its attention is not linear")
     model, x = wrapped(fake, swap="all").model, fake.example(batch=8)
     w_m = w_m_of(model)
     dstsp.fit(model, [x])

@@ -59,7 +59,7 @@ def check_refused(model: nn.Module, error: type[Exception], text: str, **setting
         assert {name: id(module) for name, module in model.named_modules()} == parts
 
 
-@each(["spikformer_cifar", "sdt_v3", "stmixer"])
+@each(["spikformer_cifar", "sdt_v3"])
 @pytest.mark.parametrize(("settings", "text"), SETTINGS, ids=[str(settings) for settings, _ in SETTINGS])
 def test_settings(fake: Fake, settings: dict[str, object], text: str):
     check_refused(fake.build(), SettingError, text, example_input=fake.example(), **settings)

@@ -109,7 +109,7 @@ def test_precision_follows_and_comes_back(fake: Fake):
     assert before.dtype == torch.float32
 
 
-@REPRESENTATIVES
+@each(["spikformer_imagenet", "qkformer", "sdt_v3", "stmixer", "one_big_block"])
 def test_frozen_parts_and_modes_are_as_they_were(fake: Fake):
     model = fake.build().train()
     for number, module in enumerate(module for module in model.modules() if not [*module.children()]):

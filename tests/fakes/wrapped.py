@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -35,9 +35,18 @@ EVERY = each(MODELS)
 SWAPPED = each(name for name, fake in MODELS.items() if fake.attention_paths or fake.mixer_paths)
 WITH_TOKENS = each(name for name, fake in MODELS.items() if fake.tokens)
 # One of each family, and of each way in which the library treats one.
-REPRESENTATIVES = each(
-    ["spikformer_imagenet", "qkformer", "sdt_v1_dvs", "sdt_v2", "sdt_v3", "stmixer", "spikeyolo", "braincog", "einsum"]
+FEW = (
+    "spikformer_imagenet",
+    "qkformer",
+    "sdt_v1_dvs",
+    "sdt_v2",
+    "sdt_v3",
+    "stmixer",
+    "spikeyolo",
+    "braincog",
+    "einsum",
 )
+REPRESENTATIVES = each(FEW)
 
 
 @dataclass
@@ -59,9 +68,9 @@ class Wrapped:
 
 def wrapped(fake: Fake, *, mode: bool = False, **settings: Any) -> Wrapped:
     """A copy of a model that was wrapped with ``settings`` once, ps=0.3 and t=1 unless told."""
-    made = copy.deepcopy(_wrapped(fake.name, tuple(sorted(settings.items()))))
-    made.model.train(mode)
-    return made
+    made = _wrapped(fake.name, tuple(sorted(settings.items())))
+    model, before = copy.deepcopy((made.model, made.before))  # together, so that modules stay the same ones
+    return replace(made, model=model.train(mode), before=before)
 
 
 @cache
