@@ -159,7 +159,8 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         here = (self.number, self.running[-1].path)
         if name in _PRODUCTS and _activations(args, kwargs) > 1:
-            self.seen.products.append(here)
+            both = 2 if name == "scaled_dot_product_attention" else 1
+            self.seen.products += [here] * both
         elif name == "sum":
             self.seen.sums.append(here)
         elif _looks_around(name, args, kwargs):

@@ -73,7 +73,7 @@ def refuse_left(surveys: dict[str, Survey], swap: bool | str) -> None:
 def no_pruning(model: nn.Module, sites: Sites, surveys: dict[str, Survey], tokens: dict[str, int | None]) -> str:
     """Why tokens and steps of this model must not be dropped, "" where they may be."""
     for name, _ in model.named_parameters():
-        if re.search(r"(^|[._])(cls|class|reg|register)_?tok", name):
+        if re.search(r"(^|[._])(cls|class|reg|register)(_?tokens?)?$", name):
             return f"its stream holds {name}, which would be ranked and dropped like an image token"
     stem = sites.tokens
     first = tokens[sites.blocks[0]]

@@ -208,7 +208,7 @@ def _attentions(
         try:
             found = prepare(module, *fabricate(module, form, width, free_steps=True), form)
         except (FamilyError, LayoutError) as error:
-            left[path] = str(error)
+            left[path] = str(error) if str(error).startswith("wrap") else f"wrap: {error} Pass swap=False."
             continue
         if found is not None:
             yield path, found
