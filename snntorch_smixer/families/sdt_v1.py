@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from snntorch_smixer.families.base import Sites, lacks
+from snntorch_smixer.families.base import lacks
 from snntorch_smixer.families.spikformer import SpikformerFamily
 
 
@@ -20,7 +20,3 @@ class SDTV1Family(SpikformerFamily):
     def missing(self, model: nn.Module) -> list[str]:
         """What ``model`` lacks."""
         return super().missing(model) or lacks(model, "head_lif")
-
-    def sites(self, model: nn.Module) -> Sites:
-        """As in Spikformer."""
-        return super().sites(model)

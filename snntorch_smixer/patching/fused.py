@@ -92,7 +92,7 @@ def _single_channel_axis(node: fx.Node, sizes: Sizes) -> tuple[str, int]:
 
 def _rows(attention: Attention, end: fx.Node, layout: str, path: tuple[fx.Node, ...]) -> Tensor | None:
     shape = end.meta[VALUE].shape
-    axis = layout.replace("(t b)", "m").split().index("c")
+    axis = Layout(layout).groups.index(("c",))
     view = [1] * len(shape)
     view[axis] = shape[axis]
     tags: Any = torch.arange(shape[axis]).view(view).expand(shape)
@@ -127,7 +127,8 @@ def full_shape(x: Tensor, axis: int, width: int) -> tuple[int, ...]:
 
 def keep_value_rows(graph: fx.Graph, fused: Fused) -> None:
     """Rename the sliced parts in ``graph``, and let other code see the shapes that it expects."""
-    axis = fused.layout.replace("(t b)", "m").split().index("c")
+    groups = Layout(fused.layout).groups
+    axis = groups.index(("c",))
     for node in fused.path:
         if node.op == "call_module":
             node.target = fused.targets[str(node.target)]
@@ -138,7 +139,7 @@ def keep_value_rows(graph: fx.Graph, fused: Fused) -> None:
             outside = [u for u in user.users if not _feeds(u, fused.path)]
             if not torch.is_tensor(node.meta[VALUE]) or not outside:
                 continue
-            if node.meta[VALUE].dim() != len(fused.layout.replace("(t b)", "m").split()):
+            if node.meta[VALUE].dim() != len(groups):
                 continue
             with graph.inserting_after(user):
                 shape = graph.call_function(full_shape, (node, axis, fused.width))

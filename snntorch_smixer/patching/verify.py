@@ -13,6 +13,7 @@ from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching.fused import Fused, sliced
 from snntorch_smixer.patching.products import Attention, Sizes, is_activation
+from snntorch_smixer.patching.swap import MIXER
 from snntorch_smixer.patching.trace import VALUE, run_node
 
 
@@ -96,13 +97,14 @@ def only_products_read(attention: Attention, fused: Fused, whole: fx.Graph, plac
         for user in node.users:
             if user.op == "output":
                 return False
-            sizes_only = not torch.is_tensor(user.meta.get(VALUE)) and not isinstance(
-                user.meta.get(VALUE), (tuple, list)
-            )
-            shape = isinstance(user.meta.get(VALUE), torch.Size)
-            if user in alive and user not in path and not sizes_only and not shape and user.target != "mixer":
+            if user in alive and user not in path and user.target != MIXER and _holds_data(user.meta.get(VALUE)):
                 return False
     return True
+
+
+def _holds_data(value: Any) -> bool:
+    """True for tensors and for parts of them; a shape or a size is none."""
+    return torch.is_tensor(value) or (isinstance(value, (tuple, list)) and not isinstance(value, torch.Size))
 
 
 def attention_path(attention: Attention, fused: Fused) -> list[fx.Node]:
