@@ -33,6 +33,7 @@ def to_wrapped(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
     for path, stand_in in _stand_ins(model):
         w_m = _w_m(path, mine)
         fresh.add(w_m)
+        found |= {new: state[old] for new, old in _shared_names(path, stand_in).items() if old in state}
         for part in stand_in.removed.parts:
             if isinstance(part, Matrices):
                 found[w_m] = _stacked(state, path, part, mine[w_m])
@@ -76,6 +77,7 @@ def _original(out: dict[str, Tensor], path: str, stand_in: InPlaceOf) -> dict[st
     """State of a removed module with what its parts have learnt; their keys leave ``out``."""
     w_m = out.pop(_w_m(path, out))
     original = {f"{path}.{name}": tensor for name, tensor in stand_in.removed.module.state_dict().items()}
+    original |= {old: out.pop(new) for new, old in _shared_names(path, stand_in).items()}
     for part in stand_in.removed.parts:
         if isinstance(part, Matrices):
             matrices = w_m.view(len(part.linears), -1, w_m.shape[1])
@@ -88,6 +90,13 @@ def _original(out: dict[str, Tensor], path: str, stand_in: InPlaceOf) -> dict[st
 
 def _stand_ins(model: nn.Module) -> list[tuple[str, InPlaceOf]]:
     return [(path, m) for path, m in model.named_modules() if isinstance(m, InPlaceOf) and m.has_w_m]
+
+
+def _shared_names(path: str, stand_in: InPlaceOf) -> dict[str, str]:
+    """Keys of what a stand-in shares with the original, to the keys that it had there."""
+    before = {id(t): name for name, t in stand_in.removed.module.state_dict(keep_vars=True).items()}
+    mine = stand_in.state_dict(keep_vars=True)
+    return {f"{path}.{name}": f"{path}.{before[id(t)]}" for name, t in mine.items() if id(t) in before}
 
 
 def _w_m(path: str, state: Mapping[str, Tensor]) -> str:

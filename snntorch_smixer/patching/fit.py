@@ -28,7 +28,8 @@ def ridge(gram: Tensor, cross: Tensor, strength: float = 1e-3) -> Tensor:
     Returns:
         ``(h, M, N)``. A head whose V never fired gives zeros.
     """
-    mean = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(gram.dtype).tiny)
+    mean = gram.diagonal(dim1=1, dim2=2).mean(1)
+    mean = torch.where(mean > 0, mean, torch.ones_like(mean))
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram + strength * mean[:, None, None] * eye, cross.transpose(1, 2)).transpose(1, 2)
 

@@ -150,7 +150,8 @@ class PruneInput(Prune):
         """Arguments with the pruned stream."""
         if args:
             return (self.prune(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, self.name: self.prune(kwargs[self.name])}
+        name = self.name if self.name in kwargs else next(k for k, v in kwargs.items() if isinstance(v, Tensor))
+        return args, {**kwargs, name: self.prune(kwargs[name])}
 
 
 class PruneOutput(Prune):

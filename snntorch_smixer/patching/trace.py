@@ -136,6 +136,9 @@ class _Tracer(fx.Tracer):
         finally:
             self.running = False
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Sized(node, self)
+
     def to_bool(self, obj: Any) -> bool:
         return bool(obj.node.meta[VALUE])
 
@@ -148,6 +151,21 @@ class _Tracer(fx.Tracer):
         if not hasattr(self.root, name):
             self.root.add_module(name, FunctionCall(function))
         return self.create_proxy("call_module", name, args, {})
+
+
+class _Sized(fx.Proxy):
+    """A proxy that knows its length, for ``len(x.shape)``."""
+
+    def __len__(self) -> int:
+        return len(self.node.meta[VALUE])
+
+    def __getattr__(self, k: str) -> fx.proxy.Attribute:
+        return _SizedAttribute(self, k)
+
+
+class _SizedAttribute(fx.proxy.Attribute):
+    def __len__(self) -> int:
+        return len(self.node.meta[VALUE])
 
 
 def run_node(root: Any, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:

@@ -10,7 +10,7 @@ from torch import nn
 from snntorch_smixer import dstsp
 from snntorch_smixer.errors import FamilyError
 from tests.fakes.neurons import reset
-from tests.fakes.wrapped import EVERY, REPRESENTATIVES, W_M, check_equal, logits, our_hooks, sight, wrapped
+from tests.fakes.wrapped import EVERY, W_M, check_equal, each, logits, our_hooks, sight, wrapped
 from tests.fakes.zoo import Fake
 
 
@@ -99,7 +99,7 @@ def test_no_steps_and_no_tokens_dropped_is_the_unpruned_swap(fake: Fake):
     assert torch.equal(logits(fake, off, x), expected)
 
 
-@REPRESENTATIVES
+@each(["spikformer_imagenet", "qkformer", "sdt_v3", "stmixer", "braincog"])
 def test_wrapped_without_pruning_is_the_same_as_wrapped_and_switched_off(fake: Fake):
     x, pruning = fake.example(batch=4), wrapped(fake).model
     plain = wrapped(fake, ps=0.0, t=None).model
@@ -122,7 +122,7 @@ def test_a_second_wrap_is_refused(fake: Fake):
     assert torch.equal(logits(fake, model, x), pruned)
 
 
-@REPRESENTATIVES
+@each(["spikformer_cifar", "sdt_v1_dvs", "stmixer", "one_big_block"])
 def test_it_can_be_wrapped_again_after_unwrapping(fake: Fake):
     made, x = wrapped(fake), fake.example(batch=4)
     pruned, w_m = logits(fake, made.model, x), made.model.state_dict()

@@ -72,7 +72,7 @@ class Leaky(nn.Module):
         return torch.stack([self.cell(step) for step in x])
 
 
-@each(["spikformer_cifar", "sdt_v1", "sdt_v2"])
+@each(["spikformer_cifar", "sdt_v1"])
 def test_models_with_neurons_of_snntorch(fake: Fake):
     model, x = fake.build(), fake.example(batch=3)
     for module in [*model.modules()]:

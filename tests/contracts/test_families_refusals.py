@@ -59,10 +59,17 @@ def check_refused(model: nn.Module, error: type[Exception], text: str, **setting
         assert {name: id(module) for name, module in model.named_modules()} == parts
 
 
-@each(["spikformer_cifar", "sdt_v3"])
+@each(["stmixer"])
 @pytest.mark.parametrize(("settings", "text"), SETTINGS, ids=[str(settings) for settings, _ in SETTINGS])
 def test_settings(fake: Fake, settings: dict[str, object], text: str):
     check_refused(fake.build(), SettingError, text, example_input=fake.example(), **settings)
+
+
+@each(["sdt_v3_large"])
+def test_more_levels_than_there_are(fake: Fake):
+    check_refused(
+        fake.build(), SettingError, r"t=5 is outside 1\.\.4, the spike levels of", t=5, example_input=fake.example()
+    )
 
 
 @each(name for name, fake in MODELS.items() if fake.family == "probe")

@@ -34,8 +34,15 @@ def by_einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def folded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    flat = [one.reshape(-1, *one.shape[-2:]) for one in (q, k, v)]
-    return (torch.bmm(torch.bmm(flat[0], flat[1].mT), flat[2]) * 0.2).view(v.shape)
+    T, B, H, N, D = q.shape
+    a, b, c = (one.reshape(T * B * H, N, D) for one in (q, k, v))
+    return (torch.bmm(torch.bmm(a, b.mT), c) * 0.2).view(T, B, H, N, D)
+
+
+def unpacked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    outer = v.shape[:-2]
+    a, b, c = (one.reshape(-1, *one.shape[-2:]) for one in (q, k, v))
+    return ((a @ b.mT) @ c * 0.2).view(*outer, *c.shape[-2:]) if len(outer) == 3 else v
 
 
 class Attention(nn.Module):
@@ -112,6 +119,13 @@ def test_it_computes_w_m_times_v_head_by_head(product, order: str):
     assert torch.allclose(swapped, by_hand(model, wrapped)(x), atol=1e-5)
     assert (swapped - before).abs().max() > 1e-2
     assert torch.equal(unwrap(wrapped)(x), before)
+
+
+@torch.no_grad()
+def test_shapes_may_be_unpacked():
+    model, x = net(unpacked)
+    wrapped = wrap(copy.deepcopy(model), ps=0, t=None, example_input=x)
+    assert torch.allclose(wrapped(x), by_hand(model, wrapped)(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("order", ORDERS)
