@@ -69,7 +69,7 @@ class EndForward(StartForward):
     """Forward hook of the root, called after a failure too.
 
     With gradients, what was kept stays until the next forward: blocks may run again in the backward pass (activation
-    checkpointing).
+    checkpointing, where T is not stored).
     """
 
     def __call__(self, _module: nn.Module, _args: Any, _out: Any = None) -> None:
