@@ -23,6 +23,14 @@ class FamilyError(SMixerError, TypeError):
     """A model is of no family that can be patched, or has been patched already."""
 
 
+class ProfileError(SMixerError, ValueError):
+    """A chip is unknown, or its profile is malformed or lacks what was asked for."""
+
+
+class MeasureError(SMixerError, ValueError):
+    """A model or batch cannot be measured: an empty batch, values that are not finite, operations nothing counts."""
+
+
 class CardError(SMixerError):
     """A model name, model card, configuration file or weight file cannot be used."""
 

@@ -1,0 +1,1 @@
+"""What a run costs on a chip: exact counts, prices with their sources, fit."""
