@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from snntorch_smixer.models.evaluate import in_mode
+from snntorch_smixer.modes import in_mode
 
 
 def dense_macs(model: nn.Module, x: Tensor, *, batch_axis: int = 0) -> float:

@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from snntorch_smixer.models.evaluate import in_mode
+from snntorch_smixer.modes import in_mode
 
 
 def saved_bytes(model: nn.Module, x: Tensor, *, batch_axis: int = 0) -> float:

@@ -14,6 +14,7 @@ COUNTS: Mapping[str, str] = {
     "mac": "multiply-accumulates of real-valued inputs, zeros included",
     "effective_mac": "those of them whose input is nonzero",
     "static_mac": "those of `mac` that repeat, on the same static image, what an earlier step has computed",
+    "static_once": "those of `mac` that ran once on a static image for all steps; papers count them at every step",
     "act_act": "activation x activation: events delivered to every partner (fan-out of both operands)",
     "act_act_units": "the same with whole numbers delivered as unit spikes",
     "coincidences": "activation x activation: pairs where both operands are nonzero",
@@ -27,7 +28,7 @@ COUNTS: Mapping[str, str] = {
     "batch_norm": "scale-and-shift of a BatchNorm that folds into the linear map before it or the neuron behind it",
     "adds": "elementwise additions and sums outside neurons",
     "muls": "elementwise multiplications by numbers that do not depend on the input",
-    "gates": "elementwise products of two activations, either of them nonzero (act x act: masks, gates)",
+    "gates": "elementwise products of two activations (masks, gates): nonzero entries of both, each to its partner",
     "compares": "comparisons outside neurons: max-pooling, sorting, ranking",
     "special": "divisions by activations, exponentials, roots, normalisations that do not fold",
 }

@@ -1,24 +1,11 @@
-"""Classification accuracy, and running a network in a mode that is not its own."""
+"""Classification accuracy."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-
-@contextmanager
-def in_mode(net: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put ``net`` into training or evaluation mode; afterwards every submodule is in the mode in which it was."""
-    modes = {module: module.training for module in net.modules()}
-    net.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+from snntorch_smixer.modes import in_mode
 
 
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 250) -> float:

@@ -1,0 +1,236 @@
+"""Counts of linear maps and of products of activations: one pure function per operation of torch.
+
+Each takes what went in and came out of one call and returns a `Tally`. An entry of `PRODUCTS` is all that a new
+operation needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from snntorch_smixer.cost.axes import Axes, plain
+from snntorch_smixer.cost.notes import Note, Role
+from snntorch_smixer.cost.records import Geometry
+from snntorch_smixer.cost.values import Scratch, classify, nonzero, spread, units
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One factor of a product: a tensor and what is known of it."""
+
+    x: Tensor
+    note: Note
+
+
+@dataclass
+class Tally:
+    """What one product did.
+
+    Attributes:
+        op: name for the record.
+        kinds: kinds of its activations.
+        counts: by the names of `COUNTS`.
+        events: events by step and sample, int64 ``(T, B)``.
+        activation: the note whose axes say what the rows and columns of ``events`` are.
+        weight: the operand that is a weight; None for a product of activations.
+        geometry: connections, where there is a weight.
+        reached: outputs that at least one event reached.
+        unit: the value that whole numbers in the result are multiples of.
+        bytes: activations that entered and left, as stored.
+    """
+
+    op: str
+    kinds: list[str]
+    counts: dict[str, int]
+    events: Tensor
+    activation: Note
+    weight: Operand | None = None
+    geometry: Geometry | None = None
+    reached: int | None = None
+    unit: float = 1.0
+    bytes: int = 0
+
+
+@dataclass
+class Setting:
+    """What a counter needs besides the operands: scratch memory and the name of the layer for errors."""
+
+    scratch: Scratch
+    where: str
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The synapses of one output feature that an input reaches, as a product over axes.
+
+    Attributes:
+        axes: per axis of the summed-up input, synapses per position.
+        fan_out: output features that each of them has.
+    """
+
+    fan_out: int
+    axes: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+Fold = Callable[[Tensor], Tensor]
+"""Sums an activation over the inputs that share all their targets, for example the channels of a token."""
+
+
+def one_sided(x: Operand, fold: Fold, axes: Axes, reach: Reach, setting: Setting) -> tuple[Tally, Tensor]:
+    """Counts of an activation that meets weights, and the folded nonzeros that tell which outputs are reached."""
+    kind = classify(x.x, x.note, setting.scratch, setting.where)
+    values = x.note.values
+    whole = kind == "spikes" and values.unit == 1.0
+    folded = fold(x.x if whole else nonzero(x.x, setting.scratch)).float()
+    most = max(1.0, x.x.numel() / max(folded.numel(), 1))
+    events = spread(folded, axes, reach.axes, most) * reach.fan_out
+    edges = spread(torch.full_like(folded, round(most)), axes, reach.axes, most) * reach.fan_out
+    total, packets = int(events.sum()), int(folded.sum(dtype=torch.float64))
+    counts = {"synapses": int(edges.sum()), "packets": packets, "units": packets, "inputs": x.x.numel()}
+    if kind == "spikes":
+        counts["ac"] = total
+    elif kind == "graded":
+        many = fold(units(x.x, values, setting.scratch)).double()
+        unit_most = most * max(abs(values.low), abs(values.high)) / abs(values.unit)
+        counts |= {"graded": total, "graded_ac": int(spread(many, axes, reach.axes, unit_most).sum()) * reach.fan_out}
+        counts["units"] = int(many.sum())
+    else:
+        counts |= {"mac": counts["synapses"], "effective_mac": total}
+        events = edges
+    return Tally("", [kind], counts, events, x.note.but(axes=axes)), folded
+
+
+def matrix_product(left: Operand, right: Operand, setting: Setting) -> Tally:
+    """``left @ right``, ``(..., m, k)`` times ``(..., k, n)``; at least one of them an activation."""
+    m, k, n = left.x.shape[-2], left.x.shape[-1], right.x.shape[-1]
+    dense = math.prod(left.x.shape[:-1]) * k * n
+    if is_activation(left, right) and is_activation(right, left):
+        tally = _two_sided(left, right, setting)
+    else:
+        first = is_activation(left, right)
+        x, w = (left, right) if first else (right, left)
+        axis, fan_out = (-1, n) if first else (-2, m)
+        axes = x.note.axes[:-1] if first else (*x.note.axes[:-2], x.note.axes[-1])
+        tally, rows = one_sided(x, lambda y: y.sum(axis, dtype=torch.float32), axes, Reach(fan_out), setting)
+        tally.op, tally.weight = "linear" if first else "matmul", w
+        tally.reached = int(rows.count_nonzero()) * fan_out
+        blocks = rows.numel() // math.prod(size for axis_ in axes for label, size in axis_ if label)
+        sets = math.prod(size for axis_ in w.note.axes[:-2] for label, size in axis_ if not label)
+        tally.geometry = Geometry(fan_in=k, outputs=fan_out, blocks=blocks, weight_sets=sets)
+    tally.counts |= {"dense": dense, "outputs": math.prod(left.x.shape[:-1]) * n}
+    return tally
+
+
+def is_activation(mine: Operand, other: Operand) -> bool:
+    """True for data, and for a constant that meets parameters: the silent spikes of a first step."""
+    if mine.note.role == Role.DATA:
+        return True
+    return mine.note.role == Role.CONSTANT and other.note.role == Role.WEIGHT
+
+
+def _two_sided(left: Operand, right: Operand, setting: Setting) -> Tally:
+    """Spikes times spikes: each event of one side has to be delivered to every entry that it can meet."""
+    m, n = left.x.shape[-2], right.x.shape[-1]
+    kinds = [classify(side.x, side.note, setting.scratch, setting.where) for side in (left, right)]
+    axes = (*left.note.axes[:-2], left.note.axes[-1])
+    of_left = nonzero(left.x, setting.scratch).sum(-2, dtype=torch.float32)
+    of_right = nonzero(right.x, setting.scratch).sum(-1, dtype=torch.float32)
+    events = spread(of_left, axes, {}, m) * n + spread(of_right, right.note.axes[:-1], {}, n) * m
+    packets = int(of_left.sum(dtype=torch.float64)), int(of_right.sum(dtype=torch.float64))
+    sizes = [packets[i] if kinds[i] != "graded" else _sum_of_units(s, setting) for i, s in enumerate((left, right))]
+    counts = {
+        "synapses": left.x.numel() * n,
+        "act_act": packets[0] * n + packets[1] * m,
+        "act_act_units": sizes[0] * n + sizes[1] * m,
+        "coincidences": int((of_left.double() * of_right.double()).sum()),
+        "packets": sum(packets),
+        "units": sum(sizes),
+        "inputs": left.x.numel() + right.x.numel(),
+    }
+    if kinds == ["analog", "analog"]:
+        counts["mac"] = counts["effective_mac"] = counts["synapses"]
+        counts["effective_mac"] = counts.pop("coincidences")
+        del counts["act_act"], counts["act_act_units"]
+    unit = left.note.values.unit * right.note.values.unit if "analog" not in kinds else 1.0
+    return Tally("act_act", kinds, counts, events, left.note.but(axes=axes), unit=unit)
+
+
+def _sum_of_units(side: Operand, setting: Setting) -> int:
+    return int(units(side.x, side.note.values, setting.scratch).sum(dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Settings of one call of ``aten.convolution``."""
+
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    transposed: bool
+    output_padding: Sequence[int]
+    groups: int
+
+    def reach(self, size: int, out: int, axis: int, kernel: int) -> Tensor:
+        """Per input position along one axis, the taps of the kernel that end at an output."""
+        stride, padding, dilation = (
+            (v[axis] if len(v) > 1 else v[0]) for v in (self.stride, self.padding, self.dilation)
+        )
+        taps = torch.arange(kernel) * dilation - padding
+        if self.transposed:
+            ends = torch.arange(size)[:, None] * stride + taps
+            return ((ends >= 0) & (ends < out)).sum(1).double()
+        starts = (torch.arange(out)[:, None] * stride + taps).flatten()
+        starts = starts[(starts >= 0) & (starts < size)]
+        return torch.bincount(starts, minlength=size).double()
+
+    def ones(self, folded: Tensor, kernel: Sequence[int]) -> Tensor:
+        """Events per output position: a kernel of ones on the folded nonzeros, ``(samples * groups, 1, ...)``."""
+        spatial = len(kernel)
+        mask = folded.ne(0).to(torch.float32).flatten(0, 1).unsqueeze(1)
+        ones = torch.ones(1, 1, *kernel, device=mask.device)
+        if not self.transposed:
+            forth = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
+            return forth(mask, ones, None, list(self.stride), list(self.padding), list(self.dilation))
+        back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spatial - 1]
+        pads = list(self.output_padding)
+        return back(mask, ones, None, list(self.stride), list(self.padding), pads, 1, list(self.dilation))
+
+
+def convolution(x: Operand, w: Operand, out: Tensor, how: Convolution, setting: Setting) -> Tally:
+    """A convolution or transposed convolution over 1 to 3 axes."""
+    kernel, groups, spatial = w.x.shape[2:], how.groups, w.x.dim() - 2
+    per_group_out = w.x.shape[1] if how.transposed else w.x.shape[0] // groups
+    per_group_in = x.x.shape[1] // groups
+    axes: Axes = (x.note.axes[0], plain(groups), *x.note.axes[2:])
+    reach = {2 + i: how.reach(x.x.shape[2 + i], out.shape[2 + i], i, kernel[i]) for i in range(spatial)}
+    pointwise = all(bool((r == 1).all()) for r in reach.values())
+    reaches = Reach(per_group_out, {} if pointwise else reach)
+
+    def fold(y: Tensor) -> Tensor:
+        return y.unflatten(1, (groups, per_group_in)).sum(2, dtype=torch.float32)
+
+    tally, folded = one_sided(x, fold, axes, reaches, setting)
+    hit = folded if pointwise else how.ones(folded, kernel)
+    tally.reached = int(hit.count_nonzero()) * per_group_out
+    tally.op, tally.weight = f"conv{'_transpose' if how.transposed else ''}{spatial}d", w
+    per_output = (x.x if how.transposed else out).numel()
+    tally.counts["dense"] = per_output * math.prod(kernel) * (per_group_out if how.transposed else per_group_in)
+    tally.counts["outputs"] = out.numel()
+    tb = math.prod(size for axis in x.note.axes for label, size in axis if label)
+    positions = out.shape[0] * math.prod(out.shape[2:]) // tb
+    tally.geometry = Geometry(
+        fan_in=per_group_in * math.prod(kernel),
+        outputs=per_group_out,
+        blocks=positions * groups,
+        weight_sets=groups,
+        kernel=tuple(kernel),
+        grid=tuple(out.shape[2:]),
+        channels=(x.x.shape[1], out.shape[1]),
+    )
+    return tally

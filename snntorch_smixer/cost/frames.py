@@ -1,0 +1,169 @@
+"""The modules that are running, and what is known only when one of them returns: is it a neuron?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from snntorch_smixer.cost.neurons import first_tensor, is_neuron
+from snntorch_smixer.cost.notes import Note
+
+
+@dataclass
+class Firing:
+    """One call that turned real values into spikes.
+
+    Attributes:
+        layer: dotted path.
+        module: the neuron; None for a comparison in the forward of a larger module.
+        spikes: what it sent.
+        current: what is known of the tensor that drove it.
+        calls: operations that were a part of the update.
+    """
+
+    layer: str
+    module: nn.Module | None
+    spikes: Tensor
+    current: Note | None
+    calls: int = 0
+
+
+@dataclass
+class Frame:
+    """One running call of a module.
+
+    Attributes:
+        layer: dotted path.
+        module: which.
+        known: it is a neuron by its type, or inside one.
+        current: the first tensor that went in.
+        pure: nothing but elementwise operations ran in it so far.
+        counts: of elementwise operations, by the names of `COUNTS`.
+        calls: elementwise operations.
+        fired: results of comparisons, and notes on what was compared.
+        below: neurons among its children, which might be parts of it.
+        products: products of activations so far, to number them.
+    """
+
+    layer: str
+    module: nn.Module
+    known: bool
+    current: Tensor | None
+    pure: bool = True
+    counts: Counter[str] = field(default_factory=Counter)
+    calls: int = 0
+    fired: list[tuple[Tensor, Note]] = field(default_factory=list)
+    below: list[Firing] = field(default_factory=list)
+    products: int = 0
+
+    def sends(self, output: Any) -> Tensor | None:
+        """The spikes of this call if it is a neuron of unknown type, else None.
+
+        It may be one if it computed elementwise only and compared something (or one child did, as a surrogate
+        function); the caller has to see whether the result is spikes.
+        """
+        spikes = first_tensor(output)
+        one_part = len({child.layer for child in self.below}) <= 1 and bool(self.fired or self.below)
+        return spikes if self.pure and one_part else None
+
+
+class Bookkeeper(Protocol):
+    """Takes what is known when a module returns."""
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Operations in here are bookkeeping and are not counted."""
+
+    def note(self, x: Tensor) -> Note:
+        """What is known of a tensor."""
+
+    def is_spikes(self, x: Tensor) -> bool:
+        """True for zeros and one other value, or whole numbers of a known unit."""
+
+    def neuron(self, firing: Firing) -> None:
+        """One call of a neuron."""
+
+    def elementwise(self, layer: str, counts: Counter[str], calls: int) -> None:
+        """Elementwise operations of a module that is no neuron."""
+
+
+class Stack:
+    """The frames of one run, outermost first.
+
+    Args:
+        model: whose modules are followed.
+        books: told what happened.
+    """
+
+    def __init__(self, model: nn.Module, books: Bookkeeper) -> None:
+        self.model, self.books = model, books
+        self.names = {module: name for name, module in model.named_modules()}
+        self.frames: list[Frame] = []
+
+    @property
+    def top(self) -> Frame | None:
+        """The module that runs now."""
+        return self.frames[-1] if self.frames else None
+
+    def impure(self) -> None:
+        """Something ran that no neuron does."""
+        for frame in self.frames:
+            frame.pure = False
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Hooks on every module, taken off at the end whatever happens."""
+        handles: list[RemovableHandle] = []
+        try:
+            for module in self.names:
+                if not isinstance(module, torch.jit.ScriptModule):
+                    handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
+                    handles.append(module.register_forward_hook(self._leave, always_call=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.frames.clear()
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        known = is_neuron(module) or (self.top is not None and self.top.known)
+        self.frames.append(Frame(self.names[module], module, known, first_tensor(args)))
+
+    def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
+        while self.frames:  # a module that raised leaves its children's frames behind
+            frame = self.frames.pop()
+            if frame.module is module:
+                if output is not None:
+                    with self.books.aside():
+                        self._close(frame, output)
+                return
+
+    def _current(self, frame: Frame) -> Note | None:
+        return None if frame.current is None else self.books.note(frame.current)
+
+    def _close(self, frame: Frame, output: Any) -> None:
+        if frame.known:
+            spikes = first_tensor(output)
+            if (self.top is None or not self.top.known) and spikes is not None:
+                self.books.neuron(Firing(frame.layer, frame.module, spikes, self._current(frame)))
+            return
+        spikes = frame.sends(output) if self.top is not None else None
+        if spikes is not None and self.top is not None and self.books.is_spikes(spikes):
+            calls = frame.calls + len(frame.fired) + sum(child.calls for child in frame.below)
+            self.top.below.append(Firing(frame.layer, frame.module, spikes, self._current(frame), calls))
+            return
+        for child in frame.below:
+            self.books.neuron(child)
+        seen: set[int] = set()
+        for result, note in frame.fired:
+            if id(note) not in seen:
+                self.books.neuron(Firing(frame.layer, None, result, note))
+            seen.add(id(note))
+        if frame.counts:
+            self.books.elementwise(frame.layer, frame.counts, frame.calls)

@@ -1,0 +1,118 @@
+"""One run of a model on a batch, as exact counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snntorch_smixer.cost import axes as ax
+from snntorch_smixer.cost.notes import Note, Role, write
+from snntorch_smixer.cost.recorder import Recorder
+from snntorch_smixer.cost.records import Records
+from snntorch_smixer.cost.states import at_rest
+from snntorch_smixer.cost.transfer import Clock
+from snntorch_smixer.errors import MeasureError
+from snntorch_smixer.modes import in_mode
+
+
+def measure(
+    model: nn.Module,
+    batch: Tensor | Sequence[Tensor],
+    *,
+    run: Callable[..., Any] | None = None,
+    axes: str | None = None,
+    steps: int | None = None,
+    strict: bool = False,
+) -> Records:
+    """Run a model once and count what it does, layer by layer.
+
+    Works on any model of torch, snnTorch or SpikingJelly, wrapped or not. It runs in evaluation mode, from rest and
+    without gradients; modes, buffers and the states of neurons are afterwards what they were. Counts are of the whole
+    batch; ``records.per_sample(name)`` divides.
+
+    Args:
+        model: the model.
+        batch: its input; several tensors are passed as several arguments.
+        run: what to run instead of ``model(batch)``, called with the batch: a loop over time steps, for example
+            ``lambda x: [net(step) for step in x]``.
+        axes: leading axes of the batch: "b", "t b", "b t", or merged "(t b)", "(b t)". Default: "t b" for five axes,
+            else "b". Totals do not depend on it, only what is told per step and per sample.
+        steps: T, where it is neither an axis of the batch nor seen when a static image is repeated.
+        strict: refuse a model that runs operations which nothing counts.
+
+    Raises:
+        MeasureError: an empty batch, values that are not finite, or with ``strict`` uncounted operations.
+    """
+    inputs = [batch] if isinstance(batch, Tensor) else list(batch)
+    letters = axes or ("t b" if inputs and inputs[0].dim() == 5 else "b")
+    samples, clock = _check(inputs, letters, steps)
+    with ExitStack() as stack:
+        for context in (in_mode(model, training=False), at_rest(model), torch.inference_mode(), _eager()):
+            stack.enter_context(context)
+        recorder = Recorder(model, samples, clock)
+        copies = [_noted(x, letters, steps, main=x is inputs[0]) for x in inputs]
+        with recorder.stack.followed(), recorder:
+            (run or model)(*copies)
+        records = recorder.books.closed(type(model).__name__, clock.steps or _calls(recorder))
+    if strict and records.uncounted:
+        names = ", ".join(f"{entry.op} in {entry.layer or 'the model'}" for entry in records.uncounted)
+        raise MeasureError(
+            f"measure: {names} ran and nothing counts it (coverage {records.coverage:.1%}). Pass strict=False to list "
+            "it in the report, or add it to cost/rules.py."
+        )
+    return records
+
+
+def _check(inputs: Sequence[Tensor], letters: str, steps: int | None) -> tuple[int, Clock]:
+    """B and what is known of T.
+
+    Raises:
+        MeasureError: no tensor, an empty one, values that are not finite, or axes that do not fit.
+    """
+    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
+        raise MeasureError(
+            f"measure: the batch holds {', '.join(type(x).__name__ for x in inputs) or 'nothing'}, expected tensors. "
+            "Pass the input tensor, or several in the order of the model's arguments."
+        )
+    for x in inputs:
+        if not x.numel():
+            raise MeasureError(
+                f"measure: the batch is empty, shape {tuple(x.shape)}. Pass at least one sample: events are counted on "
+                "real data."
+            )
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            raise MeasureError(
+                "measure: the batch holds values that are not finite. Check how it was loaded and normalised."
+            )
+    sizes = {"t": 1, "b": 1} | {
+        label: size for axis in ax.of_batch(inputs[0].shape, letters, steps) for label, size in axis if label
+    }
+    timed = "t" in letters
+    return sizes["b"], Clock(sizes["t"] if timed else steps)
+
+
+def _noted(x: Tensor, letters: str, steps: int | None, *, main: bool) -> Tensor:
+    """A copy of an input that carries a note; the user's tensor stays as it is."""
+    copy = x.detach().clone()
+    fits = main or copy.dim() >= len(letters.strip("()").split())
+    axes = ax.of_batch(copy.shape, letters, steps) if fits else tuple(map(ax.plain, copy.shape))
+    write(copy, Note(Role.DATA, axes, raw=True))
+    return copy
+
+
+def _calls(recorder: Recorder) -> int:
+    """T of a loop that calls the model step by step: the most calls of one neuron."""
+    return max([1, *(entry.calls for (_, op), entry in recorder.books.entries.items() if op == "neuron")])
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Compiled models run their plain code, and autocast keeps no converted weights from an earlier run."""
+    torch.clear_autocast_cache()
+    with torch.compiler.set_stance("force_eager"):
+        yield
+    torch.clear_autocast_cache()

@@ -1,0 +1,119 @@
+"""What `measure` knows of a tensor while the model runs: where it comes from, its axes, what its values are."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snntorch_smixer.cost.axes import Axes
+
+_NAME = "_smixer_cost_note"
+
+
+class Role(enum.IntEnum):
+    """What a tensor depends on; the role of a result is the highest of its inputs."""
+
+    CONSTANT = 0
+    """Neither on parameters nor on the input: zeros, a state at rest, an index."""
+    WEIGHT = 1
+    """On parameters, not on the input."""
+    DATA = 2
+    """On the input."""
+
+
+@dataclass
+class Values:
+    """What the numbers of a tensor are; found when first asked for, shared by its reshapes.
+
+    Attributes:
+        low: smallest.
+        high: largest.
+        kind: "spikes", "graded" or "analog"; "" until asked for.
+        unit: the value of one spike.
+    """
+
+    low: float = math.nan
+    high: float = math.nan
+    kind: str = ""
+    unit: float = 1.0
+
+
+@dataclass
+class Note:
+    """What is known of one tensor.
+
+    Attributes:
+        role: what it depends on.
+        axes: its axes, see `axes`.
+        step: the time step it belongs to where it has no axis of time, if known.
+        unit: a constant factor on whole numbers: 1/N behind a mean over N spikes.
+        raw: it is the model's input, reshaped or repeated.
+        static: all its time steps are the same by construction.
+        source: name of the parameter it is made from.
+        linear: it came out of a linear map, so that a BatchNorm on it folds.
+        reached: how many of its entries at least one event reached, for the sums of a linear map.
+        values: its numbers.
+    """
+
+    role: Role
+    axes: Axes
+    step: int | None = None
+    unit: float = 1.0
+    raw: bool = False
+    static: bool = False
+    source: str = ""
+    linear: bool = False
+    reached: int | None = None
+    values: Values = field(default_factory=Values)
+
+    def but(self, **changes: Any) -> Note:  # a copy with changes; `values` stays shared
+        """A copy with some attributes changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operation.
+
+    Attributes:
+        name: of the operation, see `rules.plain_name`.
+        args: as they were passed.
+        tensors: those among them, lists laid flat.
+        notes: on the tensors.
+        out: tensors that came out.
+    """
+
+    name: str
+    args: Sequence[Any]
+    tensors: Sequence[Tensor]
+    notes: Sequence[Note]
+    out: Sequence[Tensor]
+
+
+def read(x: Tensor) -> Note | None:
+    """The note on a tensor, None where there is none."""
+    note: Note | None = x.__dict__.get(_NAME)
+    return note
+
+
+def write(x: Tensor, note: Note) -> None:
+    """Put a note on a tensor."""
+    x.__dict__[_NAME] = note
+
+
+def erase(x: Tensor) -> None:
+    """Take the note off a tensor."""
+    x.__dict__.pop(_NAME, None)
+
+
+def storage_of(x: Tensor) -> int | None:
+    """A number that tensors of the same memory share, None where there is no memory (meta, sparse)."""
+    if x.layout is not torch.strided or x.device.type == "meta":
+        return None
+    return x.untyped_storage().data_ptr() or None

@@ -1,0 +1,110 @@
+"""The operations of torch that multiply: how each one's arguments are the factors of a product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from snntorch_smixer.cost.counters import (
+    Convolution,
+    Operand,
+    Setting,
+    Tally,
+    convolution,
+    is_activation,
+    matrix_product,
+)
+from snntorch_smixer.cost.notes import Call, Role
+
+
+def _operand(call: Call, x: Tensor) -> Operand:
+    return Operand(x, next(note for seen, note in zip(call.tensors, call.notes, strict=True) if seen is x))
+
+
+def _pair(call: Call, left: Operand, right: Operand, setting: Setting) -> Tally | None:
+    """The product of two matrices; None where neither is an activation."""
+    if not is_activation(left, right) and not is_activation(right, left):
+        return None
+    return _finish(call, matrix_product(left, right, setting), left, right)
+
+
+def _finish(call: Call, tally: Tally, *factors: Operand) -> Tally:
+    activations = [f.x for f in factors if tally.weight is None or f.x is not tally.weight.x]
+    tally.bytes = sum(x.numel() * x.element_size() for x in (*activations, *call.out[:1]))
+    return tally
+
+
+def _mm(call: Call, setting: Setting) -> Tally | None:
+    left, right = call.args[-2:]
+    return _pair(call, _operand(call, left), _operand(call, right), setting)
+
+
+def _addmm(call: Call, setting: Setting) -> Tally | None:
+    bias, left, right = call.args[:3]
+    tally = _pair(call, _operand(call, left), _operand(call, right), setting)
+    if tally is not None and _operand(call, bias).note.role == Role.DATA:
+        tally.counts["adds"] = call.out[0].numel()
+    return tally
+
+
+def _mv(call: Call, setting: Setting) -> Tally | None:
+    matrix, vector = call.args[-2:]
+    return _pair(call, _operand(call, matrix), _as_column(_operand(call, vector)), setting)
+
+
+def _dot(call: Call, setting: Setting) -> Tally | None:
+    left, right = (_operand(call, x) for x in call.args[:2])
+    row = Operand(left.x[None], left.note.but(axes=((), *left.note.axes)))
+    return _pair(call, row, _as_column(right), setting)
+
+
+def _as_column(vector: Operand) -> Operand:
+    return Operand(vector.x[:, None], vector.note.but(axes=(*vector.note.axes, ())))
+
+
+def _convolution(call: Call, setting: Setting) -> Tally | None:
+    x, w = _operand(call, call.args[0]), _operand(call, call.args[1])
+    if not is_activation(x, w):
+        return None
+    how = Convolution(*call.args[3:9])
+    return _finish(call, convolution(x, w, call.out[0], how, setting), x, w)
+
+
+def _attention(call: Call, setting: Setting) -> Tally | None:
+    """Softmax attention in one call: the two products inside it, its exponentials, and real-valued weights on V."""
+    query, key, value = (_operand(call, x) for x in call.args[:3])
+    flipped = Operand(key.x.transpose(-1, -2), key.note.but(axes=(*key.note.axes[:-2], *key.note.axes[:-3:-1])))
+    tally = _pair(call, query, flipped, setting)
+    if tally is None:
+        return None
+    rows, keys = query.x.numel() // query.x.shape[-1], key.x.shape[-2]
+    products = rows * keys * value.x.shape[-1]
+    tally.counts["special"] = rows * keys
+    for name in ("dense", "synapses", "mac", "effective_mac"):
+        tally.counts[name] = tally.counts.get(name, 0) + products
+    return _finish(call, tally, query, key, value)
+
+
+PRODUCTS: Mapping[str, Callable[[Call, Setting], Tally | None]] = {
+    "mm": _mm,
+    "bmm": _mm,
+    "addmm": _addmm,
+    "baddbmm": _addmm,
+    "mv": _mv,
+    "addmv": lambda call, setting: _mv(Call(call.name, call.args[:3], call.tensors, call.notes, call.out), setting),
+    "dot": _dot,
+    "vdot": _dot,
+    "convolution": _convolution,
+    "_convolution": _convolution,
+    **dict.fromkeys(
+        (
+            "_scaled_dot_product_flash_attention_for_cpu",
+            "_scaled_dot_product_flash_attention",
+            "_scaled_dot_product_efficient_attention",
+            "_scaled_dot_product_cudnn_attention",
+        ),
+        _attention,
+    ),
+}
+"""What multiplies. A new entry returns None where no activation takes part."""

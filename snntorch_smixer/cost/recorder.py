@@ -1,0 +1,260 @@
+"""Watches every operation of torch that a model runs, and keeps the books."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from snntorch_smixer.cost import axes as ax
+from snntorch_smixer.cost import rules
+from snntorch_smixer.cost.counters import Setting, Tally
+from snntorch_smixer.cost.elementwise import verdict
+from snntorch_smixer.cost.entries import Books
+from snntorch_smixer.cost.frames import Firing, Stack
+from snntorch_smixer.cost.neurons import state_variables
+from snntorch_smixer.cost.notes import Call, Note, Role, Values, read, storage_of, write
+from snntorch_smixer.cost.products import PRODUCTS
+from snntorch_smixer.cost.transfer import Clock, transfer
+from snntorch_smixer.cost.values import Scratch, classify, nonzero, spread
+
+_IN_NEURONS = (
+    rules.ADDING | rules.SCALING | rules.COMPARING | rules.THRESHOLD | rules.EQUALITY | rules.SPECIAL | rules.MOVING
+    | rules.MAKING | rules.LOGICAL | rules.DROPPING | rules.MULTIPLY_ADDS | rules.DIVIDE_ADDS
+)  # fmt: skip
+
+
+class Recorder(TorchDispatchMode):
+    """Counts what runs while it is entered.
+
+    It works below autograd, autocast and modules, on torch's basic operations; composed ones (``linear``, ``einsum``
+    under ``inference_mode``) are taken apart first, so that every spelling of a product is the same product.
+
+    Args:
+        model: whose layers are told apart.
+        samples: B.
+        clock: T, as far as it is known.
+    """
+
+    def __init__(self, model: nn.Module, samples: int, clock: Clock) -> None:
+        super().__init__()
+        self.model, self.clock, self.books = model, clock, Books(samples)
+        self.stack = Stack(model, self)
+        self.scratch = Scratch()
+        self.weights = {storage_of(w): name for name, w in _constants(model)}
+        self._atomic: set[Any] = set()
+        self._mine = False
+        self._data: set[int | None] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation and count it."""
+        kwargs = kwargs or {}
+        if self._mine:
+            return func(*args, **kwargs)
+        if func not in self._atomic:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+            self._atomic.add(func)
+        before = [self.note(x) for x in _tensors((*args, *kwargs.values()))]
+        result = func(*args, **kwargs)
+        self._count(func, args, kwargs, before, result)
+        return result
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Operations in here are bookkeeping and are not counted."""
+        self._mine = True
+        try:
+            yield
+        finally:
+            self._mine = False
+
+    def note(self, x: Tensor) -> Note:
+        """What is known of a tensor."""
+        note = read(x)
+        place = storage_of(x) if note is None or note.role != Role.DATA else None
+        if place is not None and place in self._data:
+            return Note(Role.DATA, self._guess(x.shape))
+        if note is not None:
+            return note
+        source = self.weights.get(place) if place is not None else None
+        role = Role.CONSTANT if source is None else Role.WEIGHT
+        return Note(role, tuple(map(ax.plain, x.shape)), source=source or "")
+
+    def _guess(self, shape: Sequence[int]) -> ax.Axes:
+        """Axes of memory that was filled piece by piece: by its lengths."""
+        lead = (self.clock.steps or 0, self.books.samples)
+        if tuple(shape[:2]) == lead and min(lead) > 0:
+            return ax.of_batch(shape, "t b", None)
+        return ax.of_batch(shape, "b", None) if tuple(shape[:1]) == lead[1:] else tuple(map(ax.plain, shape))
+
+    def _count(self, func: Any, args: Any, kwargs: Any, before: list[Note], result: Any) -> None:
+        name = rules.plain_name(func.overloadpacket.__name__)
+        out = _tensors([result])
+        call = Call(name, args, _tensors((*args, *kwargs.values())), before, out)
+        self.books.calls += 1
+        product = PRODUCTS.get(name)
+        tally = product(call, Setting(self.scratch, self.layer)) if product is not None else None
+        notes = transfer(call, self.clock)
+        if tally is not None:
+            self._book_product(tally, notes[0])
+        elif product is not None:
+            self.books.free[rules.CONSTANT] += 1
+        else:
+            self._book_other(call, str(func))
+        written = func._schema.is_mutable
+        for x, note in zip(out, notes, strict=True):
+            place = storage_of(x)
+            if written and note.role == Role.DATA:
+                self._data.add(place)
+                note = note.but(values=Values())
+            elif not func.is_view:
+                self._data.discard(place)
+            write(x, note)
+
+    @property
+    def layer(self) -> str:
+        """Dotted path of the module that runs now."""
+        return "" if self.stack.top is None else self.stack.top.layer
+
+    def _book_product(self, tally: Tally, note: Note) -> None:
+        self.stack.impure()
+        layer, op = self._place(tally)
+        entry = self.books.entry(layer, op)
+        entry.kinds += [kind for kind in tally.kinds if kind not in entry.kinds]
+        entry.counts.update(tally.counts)
+        entry.counts["static_mac"] += self._repeated(tally, entry.last_input)
+        if tally.activation.raw and not ax.has(tally.activation.axes, "t") and tally.activation.step is None:
+            entry.once = tally.counts.get("mac", 0)
+        entry.last_input = id(tally.activation.values)
+        entry.add_events(tally.events, tally.activation, self.books.samples)
+        entry.geometry = tally.geometry
+        if tally.weight is not None:
+            entry.weight_bytes = self._bytes_of(tally.weight.note.source)
+        entry.activation_bytes += tally.bytes
+        note.role = max(note.role, tally.activation.role)
+        note.linear, note.reached, note.raw = tally.weight is not None, tally.reached, False
+        note.unit = tally.unit
+
+    def _place(self, tally: Tally) -> tuple[str, str]:
+        """The layer that a product belongs to: the owner of its weight, or the module that ran it."""
+        source = tally.weight.note.source if tally.weight is not None else ""
+        if source:
+            return _owner(source), tally.op
+        if self.stack.top is None:
+            return "", tally.op
+        self.stack.top.products += 1
+        return self.layer, f"{tally.op}#{self.stack.top.products}"
+
+    def _repeated(self, tally: Tally, last_input: int | None) -> int:
+        """Of the multiply-accumulates of an image, those that an earlier step has done already."""
+        mac, note = tally.counts.get("mac", 0), tally.activation
+        if not mac:
+            return 0
+        if note.static:
+            steps = math.prod(size for axis in note.axes for label, size in axis if label == "t")
+            return mac - mac // steps
+        return mac if note.raw and id(note.values) == last_input else 0
+
+    def _bytes_of(self, source: str) -> int:
+        owner, _, leaf = source.rpartition(".")
+        module = self.model.get_submodule(owner)
+        own = [p for n, p in module.named_parameters(recurse=False) if leaf in ("weight", n)]
+        return sum(p.numel() * p.element_size() for p in own)
+
+    def _book_other(self, call: Call, full_name: str) -> None:
+        top = self.stack.top
+        if top is not None and top.known:
+            self.clock.fired = True
+            self.books.free[rules.NEURON] += 1
+            return
+        if call.name not in _IN_NEURONS:
+            self.stack.impure()
+        if top is not None and _fires(call):
+            self.clock.fired = True
+            top.fired.append((call.out[0], call.notes[0]))
+            self.books.free[rules.NEURON] += 1
+            return
+        found = verdict(call, self.scratch)
+        if found is None:
+            self.books.leave_out(self.layer, full_name, sum(x.numel() for x in call.out))
+        elif isinstance(found, str):
+            self.books.free[found] += 1
+        elif top is None:
+            self.elementwise("", Counter(found), 1)
+        else:
+            top.counts.update(found)
+            top.calls += 1
+
+    def elementwise(self, layer: str, counts: Counter[str], calls: int) -> None:
+        """Book elementwise operations of a module that is no neuron."""
+        entry = self.books.entry(layer, "elementwise")
+        entry.calls += calls - 1
+        entry.counts.update(counts)
+
+    def is_spikes(self, x: Tensor) -> bool:
+        """True for zeros and one other value, or whole numbers of a known unit."""
+        return x.is_floating_point() and classify(x, self.note(x), self.scratch, self.layer) != "analog"
+
+    def neuron(self, firing: Firing) -> None:
+        """Book one call of a neuron."""
+        spikes, note = firing.spikes, self.note(firing.spikes)
+        entry = self.books.entry(firing.layer, "neuron")
+        kind = classify(spikes, note, self.scratch, firing.layer)
+        entry.kinds += [kind] if kind not in entry.kinds else []
+        events = spread(nonzero(spikes, self.scratch), note.axes, {}, 1)
+        updates, sent = spikes.numel(), int(events.sum())
+        current = firing.current
+        reached = updates if current is None or current.reached is None else min(current.reached, updates)
+        entry.counts.update(updates=updates, triggered=reached, spikes=sent, outputs=updates)
+        entry.add_events(events, note, self.books.samples)
+        timed = math.prod(size for axis in note.axes for label, size in axis if label)
+        variables = 1 if firing.module is None else state_variables(firing.module)
+        entry.state_bytes = max(entry.state_bytes, updates // timed * variables * spikes.element_size())
+        entry.activation_bytes += updates * spikes.element_size()
+        self.books.free[rules.NEURON] += firing.calls
+
+
+def _fires(call: Call) -> bool:
+    """True for a comparison of real values that depend on the input: what a threshold does."""
+    return (
+        (call.name in rules.THRESHOLD or call.name == "round")
+        and len(call.out) == 1
+        and call.notes[0].role == Role.DATA
+        and call.tensors[0].is_floating_point()
+    )
+
+
+def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, and buffers that are saved: the others are states."""
+    yield from model.named_parameters()
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set and name not in ("mem", "syn", "spk"):
+                yield (f"{path}.{name}" if path else name), buffer
+
+
+def _tensors(x: Sequence[Any]) -> list[Tensor]:
+    """The tensors among arguments, lists laid flat."""
+    found: list[Tensor] = []
+    for item in x:
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, list | tuple):
+            found += _tensors(item)
+    return found
+
+
+def _owner(source: str) -> str:
+    """The layer of a parameter: its module where it is called weight, else the parameter itself."""
+    path, _, leaf = source.rpartition(".")
+    if path.endswith(".parametrizations.weight") or ".parametrizations." in path:
+        return path.partition(".parametrizations.")[0]
+    return path if leaf in ("weight", "weight_orig", "weight_g", "weight_v") and path else source
