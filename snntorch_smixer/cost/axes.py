@@ -60,6 +60,11 @@ def has(axes: Axes, label: str) -> bool:
     return any(factor[0] == label for axis in axes for factor in axis)
 
 
+def count(axes: Axes, label: str) -> int:
+    """How many entries the label counts in all; 1 where it is not there."""
+    return math.prod(size for axis in axes for name, size in axis if name == label)
+
+
 def regroup(axes: Axes, shape: Sequence[int]) -> Axes:
     """Axes after a reshape. A factor that is cut in two loses its label, unless it is cut at its end by ones."""
     queue = [factor for axis in axes for factor in axis]

@@ -22,7 +22,8 @@ class LayerFit:
         blocks_per_core: largest number of its blocks in a core.
         outputs_per_core: largest number of neurons of one block in a core.
         limit: what keeps it from taking fewer cores: "neurons", "axons" (inputs of a core), "synapses" (of a crossbar),
-            "synapse memory", "fan-in", several joined by "+"; "" where it takes one core.
+            "synapse memory", "fan-in", on unequal cores "kernel memory", "neuron memory", "biases", "cores"; several
+            joined by "+"; "" where nothing does.
         problem: why it does not fit, None where it does.
         core_ids: the cores, from 0, on a chip whose cores differ; else empty.
     """
@@ -67,14 +68,14 @@ class _Core:
         return min([geometry.outputs, *(limit // used for name, used, limit in loads if limit and name != "axons")])
 
 
-def tile_cores(name: str, geometry: Geometry, profile: Profile) -> LayerFit:
+def tile_cores(name: str, geometry: Geometry, profile: Profile, *, whole_blocks: bool) -> LayerFit:
     """A layer on equal cores: p blocks x q outputs in each, with the fewest cores."""
     core = _Core(profile.capacity, profile.weight_bits)
     inputs = core.capacity.fan_in
     if inputs is not None and geometry.fan_in > inputs:
         problem = f"fan-in {geometry.fan_in} > {inputs} inputs of a core"
         return LayerFit(name, geometry, None, limit="fan-in", problem=problem)
-    tile = _tile(geometry, core)
+    tile = _tile(geometry, core, whole_blocks)
     if tile is None:
         limit = "+".join(core.overfull(1, 1, geometry))
         problem = f"one neuron with {geometry.fan_in} weights of {core.bits} bits exceeds the {limit} of a core"
@@ -85,7 +86,7 @@ def tile_cores(name: str, geometry: Geometry, profile: Profile) -> LayerFit:
 
 
 @lru_cache(maxsize=1024)
-def _tile(geometry: Geometry, core: _Core) -> tuple[int, int] | None:
+def _tile(geometry: Geometry, core: _Core, whole_blocks: bool) -> tuple[int, int] | None:
     """(p, parts that the outputs are cut into) with the fewest cores, then the fewest parts; None: nothing fits."""
     options = []
     for p in _candidates(geometry, core.capacity):
@@ -95,7 +96,8 @@ def _tile(geometry: Geometry, core: _Core) -> tuple[int, int] | None:
             options.append((-(-geometry.blocks // p) * columns, columns, p))
     if not options:
         return None
-    _, columns, p = min(options)
+    whole = [option for option in options if option[1] == 1]
+    _, columns, p = min(whole if whole and whole_blocks else options)
     return p, columns
 
 
@@ -108,7 +110,7 @@ def _candidates(geometry: Geometry, capacity: Capacity) -> set[int]:
         smallest = -(-geometry.blocks // -(-geometry.blocks // p))
         found.add(smallest)
         p = smallest - 1
-    per_set = geometry.blocks // geometry.weight_sets
+    per_set = -(-geometry.blocks // geometry.weight_sets)
     found.update(p for p in range(1, min(most, per_set) + 1) if per_set % p == 0)
     found.update(range(per_set, most + 1, per_set))
     return found
@@ -116,7 +118,7 @@ def _candidates(geometry: Geometry, capacity: Capacity) -> set[int]:
 
 def _sets(p: int, geometry: Geometry) -> int:
     """Most weight sets that p blocks in a row use, when the blocks lie in the order of their sets."""
-    per_set = geometry.blocks // geometry.weight_sets
+    per_set = -(-geometry.blocks // geometry.weight_sets)
     if per_set % p == 0:
         return 1
     if p % per_set == 0:
@@ -147,8 +149,8 @@ def match_cores(layers: Sequence[tuple[str, Geometry]], capacity: Capacity) -> l
         if len(mine) == geometry.weight_sets:
             placed.append(LayerFit(name, geometry, len(mine), p, geometry.outputs, core_ids=mine))
         else:
-            problem = _why_not(geometry, capacity, len(pieces))
-            placed.append(LayerFit(name, geometry, None, limit=problem.split(" of ")[0], problem=problem))
+            limit, problem = _why_not(geometry, capacity, len(pieces))
+            placed.append(LayerFit(name, geometry, None, limit=limit, problem=problem))
     return placed
 
 
@@ -198,14 +200,15 @@ def _matching(options: Sequence[Sequence[int]]) -> dict[int, int]:
     return owners
 
 
-def _why_not(geometry: Geometry, capacity: Capacity, pieces: int) -> str:
+def _why_not(geometry: Geometry, capacity: Capacity, pieces: int) -> tuple[str, str]:
+    """(limit, problem) of a layer that found no core."""
     words = memory_words(geometry)
     sizes = (capacity.kernel_words, capacity.neuron_words)
-    for name, need, most in zip(("kernel memory", "neuron memory"), words, map(max, sizes), strict=True):
-        if need > most:
-            return f"{name} of {need} words > {most} of the largest core"
+    for name, words_needed, most in zip(("kernel memory", "neuron memory"), words, map(max, sizes), strict=True):
+        if words_needed > most:
+            return name, f"{name} of {words_needed} words > {most} of the largest core"
     if capacity.bias_words is not None and geometry.outputs > capacity.bias_words:
-        return f"biases of {geometry.outputs} outputs > {capacity.bias_words} of a core"
+        return "biases", f"{geometry.outputs} biases > {capacity.bias_words} of a core"
     if not _holders(geometry, capacity):
-        return f"cores of {words[0]} kernel words and {words[1]} neuron words at once do not exist"
-    return f"cores of a chip are {len(sizes[0])}, the network needs {pieces}, or all that could hold this are taken"
+        return "kernel memory+neuron memory", f"no core has {words[0]} kernel words and {words[1]} neuron words at once"
+    return "cores", f"every core that could hold it is taken: the chip has {len(sizes[0])}, the network needs {pieces}"

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snntorch_smixer.cost.axes import Axes, plain
+from snntorch_smixer.cost.axes import Axes, count, plain
 from snntorch_smixer.cost.notes import Note, Role
 from snntorch_smixer.cost.records import Geometry
 from snntorch_smixer.cost.values import Scratch, classify, nonzero, spread, units
@@ -120,8 +120,8 @@ def matrix_product(left: Operand, right: Operand, setting: Setting) -> Tally:
         tally, rows = one_sided(x, lambda y: y.sum(axis, dtype=torch.float32), axes, Reach(fan_out), setting)
         tally.op, tally.weight = "linear" if first else "matmul", w
         tally.reached = int(rows.count_nonzero()) * fan_out
-        blocks = rows.numel() // math.prod(size for axis_ in axes for label, size in axis_ if label)
-        sets = math.prod(size for axis_ in w.note.axes[:-2] for label, size in axis_ if not label)
+        blocks = rows.numel() // (count(axes, "t") * count(axes, "b"))
+        sets = count(w.note.axes[:-2], "")
         tally.geometry = Geometry(fan_in=k, outputs=fan_out, blocks=blocks, weight_sets=sets)
     tally.counts |= {"dense": dense, "outputs": math.prod(left.x.shape[:-1]) * n}
     return tally
@@ -153,10 +153,12 @@ def _two_sided(left: Operand, right: Operand, setting: Setting) -> Tally:
         "units": sum(sizes),
         "inputs": left.x.numel() + right.x.numel(),
     }
+    rates = [size / max(side.x.numel(), 1) for size, side in zip(sizes, (left, right), strict=True)]
+    binary = [rate for rate, kind in zip(rates, kinds, strict=True) if kind == "spikes"]
+    counts["rate_sop"] = round(left.x.numel() * n * min(binary or rates))
     if kinds == ["analog", "analog"]:
-        counts["mac"] = counts["effective_mac"] = counts["synapses"]
-        counts["effective_mac"] = counts.pop("coincidences")
-        del counts["act_act"], counts["act_act_units"]
+        counts["mac"], counts["effective_mac"] = counts["synapses"], counts.pop("coincidences")
+        del counts["rate_sop"], counts["act_act"], counts["act_act_units"]
     unit = left.note.values.unit * right.note.values.unit if "analog" not in kinds else 1.0
     return Tally("act_act", kinds, counts, events, left.note.but(axes=axes), unit=unit)
 
@@ -222,8 +224,8 @@ def convolution(x: Operand, w: Operand, out: Tensor, how: Convolution, setting: 
     per_output = (x.x if how.transposed else out).numel()
     tally.counts["dense"] = per_output * math.prod(kernel) * (per_group_out if how.transposed else per_group_in)
     tally.counts["outputs"] = out.numel()
-    tb = math.prod(size for axis in x.note.axes for label, size in axis if label)
-    positions = out.shape[0] * math.prod(out.shape[2:]) // tb
+    runs = count(x.note.axes, "t") * count(x.note.axes, "b")
+    positions = out.shape[0] * math.prod(out.shape[2:]) // runs
     tally.geometry = Geometry(
         fan_in=per_group_in * math.prod(kernel),
         outputs=per_group_out,

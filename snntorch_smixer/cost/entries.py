@@ -25,11 +25,13 @@ class Entry:
     weight_bytes: int = 0
     state_bytes: int = 0
     activation_bytes: int = 0
+    steps: int = 1
     last_input: int | None = None
     once: int = 0
 
     def add_events(self, events: Tensor, note: Note, samples: int) -> None:
         """Add events of one call, int64 ``(T, B)``, at the steps that ``note`` says."""
+        self.see_steps(note)
         if events.shape[1] != samples:
             self.events = None
         if self.events is None:
@@ -39,6 +41,11 @@ class Entry:
         for t, row in enumerate(events.tolist()):
             mine = self.events.setdefault(start + t, [0] * samples)
             self.events[start + t] = [a + b for a, b in zip(mine, row, strict=True)]
+
+    def see_steps(self, note: Note) -> None:
+        """Take the number of steps from the axis of time, or else from the calls."""
+        timed = ax.count(note.axes, "t")
+        self.steps = max(self.steps, timed, self.calls if timed == 1 else 1)
 
     def closed(self, layer: str, op: str, steps: int) -> Record:
         """The entry as a record; ``steps`` tells whether an image was computed once for several steps."""
@@ -51,6 +58,7 @@ class Entry:
             calls=self.calls,
             counts={name: count for name, count in self.counts.items() if count},
             events=_rows(self.events),
+            steps=self.steps,
             geometry=self.geometry,
             weight_bytes=self.weight_bytes,
             state_bytes=self.state_bytes,

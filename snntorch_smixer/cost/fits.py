@@ -14,7 +14,7 @@ from snntorch_smixer.errors import ProfileError
 
 @dataclass(frozen=True)
 class Fit:
-    """A network on a chip. No total is given for a part of the network: all of them are None unless `ok`.
+    """A network on a chip. `cores` and `chips` are None unless `ok`: a part of a network has no total.
 
     Attributes:
         profile: name of the chip.
@@ -47,7 +47,7 @@ class Fit:
         return not self.problems
 
 
-def fits(records: Records | Mapping[str, Geometry], profile: Profile) -> Fit:
+def fits(records: Records | Mapping[str, Geometry], profile: Profile, *, whole_blocks: bool = True) -> Fit:
     """How many cores and chips a network needs.
 
     A core holds p blocks x q outputs of one layer, as few cores as possible: ``p * q`` neurons, ``p * fan_in`` axons,
@@ -65,6 +65,8 @@ def fits(records: Records | Mapping[str, Geometry], profile: Profile) -> Fit:
         records: what `measure` returned; entries without geometry hold no synapses and are skipped. Or the connections
             by the name of the layer.
         profile: the chip.
+        whole_blocks: a block that a core can hold is not cut, so a spike is one packet to one core. False cuts wherever
+            that saves cores; blocks that no core can hold are always cut. Without effect on unequal cores.
 
     Raises:
         ProfileError: the profile says nothing about the neurons of a core.
@@ -75,7 +77,7 @@ def fits(records: Records | Mapping[str, Geometry], profile: Profile) -> Fit:
         placed = match_cores(layers, capacity)
     else:
         _need_neurons(profile)
-        placed = [tile_cores(name, geometry, profile) for name, geometry in layers]
+        placed = [tile_cores(name, geometry, profile, whole_blocks=whole_blocks) for name, geometry in layers]
     neurons = sum(geometry.neurons for _, geometry in layers)
     placed += _products(records, profile)
     cores = None if any(entry.problem for entry in placed) else sum(entry.cores or 0 for entry in placed)

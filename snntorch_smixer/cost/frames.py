@@ -47,6 +47,7 @@ class Frame:
         pure: nothing but elementwise operations ran in it so far.
         counts: of elementwise operations, by the names of `COUNTS`.
         calls: elementwise operations.
+        steps: time steps that their axes show.
         fired: results of comparisons, and notes on what was compared.
         below: neurons among its children, which might be parts of it.
         products: products of activations so far, to number them.
@@ -59,6 +60,7 @@ class Frame:
     pure: bool = True
     counts: Counter[str] = field(default_factory=Counter)
     calls: int = 0
+    steps: int = 1
     fired: list[tuple[Tensor, Note]] = field(default_factory=list)
     below: list[Firing] = field(default_factory=list)
     products: int = 0
@@ -89,7 +91,7 @@ class Bookkeeper(Protocol):
     def neuron(self, firing: Firing) -> None:
         """One call of a neuron."""
 
-    def elementwise(self, layer: str, counts: Counter[str], calls: int) -> None:
+    def elementwise(self, frame: Frame) -> None:
         """Elementwise operations of a module that is no neuron."""
 
 
@@ -166,4 +168,4 @@ class Stack:
                 self.books.neuron(Firing(frame.layer, None, result, note))
             seen.add(id(note))
         if frame.counts:
-            self.books.elementwise(frame.layer, frame.counts, frame.calls)
+            self.books.elementwise(frame)

@@ -72,7 +72,11 @@ def _merged(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     raw = _read(path)
     if "extends" not in raw:
         return raw
-    base = _merged(_find(raw.pop("extends"), path.parent), (*children, path.resolve()))
+    try:
+        parent = _find(raw.pop("extends"), path.parent)
+    except ProfileError as error:
+        raise ProfileError(f"{path}: extends: {error}") from None
+    base = _merged(parent, (*children, path.resolve()))
     merged = {**base, **raw, **{table: {**base.get(table, {}), **raw.get(table, {})} for table in _TABLES}}
     if "title" not in raw:
         merged["title"] = f"{base.get('title')}, as changed in {path.name}"
@@ -97,7 +101,7 @@ def _profile(name: str, raw: Mapping[str, Any]) -> Profile:
     known = [field.name for field in dataclasses.fields(Profile) if field.name != "name"]
     for key in raw:
         if key not in known:
-            near = get_close_matches(key, known, n=1)
+            near = get_close_matches(key, known, n=1, cutoff=0.7)
             wanted = near[0] if near else f"one of {', '.join(known)}"
             raise ProfileError(f"unknown key {key}. Wanted {wanted}. Rename or delete it.")
     lacks = [key for key in known if key not in raw and key not in _OPTIONAL]
@@ -168,7 +172,7 @@ def _capacity(raw: Mapping[str, Any]) -> Capacity:
     known = [field.name for field in dataclasses.fields(Capacity)]
     for key in raw:
         if key not in known:
-            near = get_close_matches(key, known, n=1)
+            near = get_close_matches(key, known, n=1, cutoff=0.7)
             raise ProfileError(
                 f"[capacity] unknown key {key}. Wanted {near[0] if near else ', '.join(known)}. Rename it."
             )

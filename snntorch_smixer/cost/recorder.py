@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +14,7 @@ from snntorch_smixer.cost import rules
 from snntorch_smixer.cost.counters import Setting, Tally
 from snntorch_smixer.cost.elementwise import verdict
 from snntorch_smixer.cost.entries import Books
-from snntorch_smixer.cost.frames import Firing, Stack
+from snntorch_smixer.cost.frames import Firing, Frame, Stack
 from snntorch_smixer.cost.neurons import state_variables
 from snntorch_smixer.cost.notes import Call, Note, Role, Values, read, storage_of, write
 from snntorch_smixer.cost.products import PRODUCTS
@@ -108,7 +106,7 @@ class Recorder(TorchDispatchMode):
         elif product is not None:
             self.books.free[rules.CONSTANT] += 1
         else:
-            self._book_other(call, str(func))
+            self._book_other(call, str(func), notes)
         written = func._schema.is_mutable
         for x, note in zip(out, notes, strict=True):
             place = storage_of(x)
@@ -159,8 +157,7 @@ class Recorder(TorchDispatchMode):
         if not mac:
             return 0
         if note.static:
-            steps = math.prod(size for axis in note.axes for label, size in axis if label == "t")
-            return mac - mac // steps
+            return mac - mac // ax.count(note.axes, "t")
         return mac if note.raw and id(note.values) == last_input else 0
 
     def _bytes_of(self, source: str) -> int:
@@ -169,7 +166,7 @@ class Recorder(TorchDispatchMode):
         own = [p for n, p in module.named_parameters(recurse=False) if leaf in ("weight", n)]
         return sum(p.numel() * p.element_size() for p in own)
 
-    def _book_other(self, call: Call, full_name: str) -> None:
+    def _book_other(self, call: Call, full_name: str, notes: Sequence[Note]) -> None:
         top = self.stack.top
         if top is not None and top.known:
             self.clock.fired = True
@@ -187,17 +184,19 @@ class Recorder(TorchDispatchMode):
             self.books.leave_out(self.layer, full_name, sum(x.numel() for x in call.out))
         elif isinstance(found, str):
             self.books.free[found] += 1
-        elif top is None:
-            self.elementwise("", Counter(found), 1)
         else:
-            top.counts.update(found)
-            top.calls += 1
+            frame = top or Frame("", self.model, False, None)
+            frame.counts.update(found)
+            frame.calls += 1
+            frame.steps = max(frame.steps, ax.count(notes[0].axes, "t"))
+            if top is None:
+                self.elementwise(frame)
 
-    def elementwise(self, layer: str, counts: Counter[str], calls: int) -> None:
+    def elementwise(self, frame: Frame) -> None:
         """Book elementwise operations of a module that is no neuron."""
-        entry = self.books.entry(layer, "elementwise")
-        entry.calls += calls - 1
-        entry.counts.update(counts)
+        entry = self.books.entry(frame.layer, "elementwise")
+        entry.steps = max(entry.steps, frame.steps, entry.calls if frame.steps == 1 else 1)
+        entry.counts.update(frame.counts)
 
     def is_spikes(self, x: Tensor) -> bool:
         """True for zeros and one other value, or whole numbers of a known unit."""
@@ -215,7 +214,7 @@ class Recorder(TorchDispatchMode):
         reached = updates if current is None or current.reached is None else min(current.reached, updates)
         entry.counts.update(updates=updates, triggered=reached, spikes=sent, outputs=updates)
         entry.add_events(events, note, self.books.samples)
-        timed = math.prod(size for axis in note.axes for label, size in axis if label)
+        timed = ax.count(note.axes, "t") * ax.count(note.axes, "b")
         variables = 1 if firing.module is None else state_variables(firing.module)
         entry.state_bytes = max(entry.state_bytes, updates // timed * variables * spikes.element_size())
         entry.activation_bytes += updates * spikes.element_size()

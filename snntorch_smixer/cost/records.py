@@ -17,6 +17,7 @@ COUNTS: Mapping[str, str] = {
     "static_once": "those of `mac` that ran once on a static image for all steps; papers count them at every step",
     "act_act": "activation x activation: events delivered to every partner (fan-out of both operands)",
     "act_act_units": "the same with whole numbers delivered as unit spikes",
+    "rate_sop": "activation x activation as papers count it: dense count times the lower firing rate, rounded",
     "coincidences": "activation x activation: pairs where both operands are nonzero",
     "updates": "neuron updates of a clocked chip: every neuron at every step",
     "triggered": "neuron updates of an event-triggered chip: neurons that at least one event reached in a step",
@@ -82,6 +83,7 @@ class Record:
         counts: non-zero counts by the names of `COUNTS`.
         events: events by step and sample, ``events[t][b]``: ``ac + graded + mac + act_act`` of a product, spikes of a
             neuron; None where the run does not tell which axis is time or sample.
+        steps: time steps that it ran, as far as its axes or calls tell; 1 where there is no time.
         geometry: connections, for operations with weights.
         weight_bytes: parameters of the layer in memory, as stored in the model.
         state_bytes: membranes of the layer in memory, per sample, as stored in the model.
@@ -94,6 +96,7 @@ class Record:
     calls: int = 1
     counts: Mapping[str, int] = field(default_factory=dict)
     events: tuple[tuple[int, ...], ...] | None = None
+    steps: int = 1
     geometry: Geometry | None = None
     weight_bytes: int = 0
     state_bytes: int = 0

@@ -66,7 +66,7 @@ def check_layer(record: Record, layer: nn.Module, x: Tensor, what: str) -> None:
 def test_layer_equals_replay(name: str, what: str):
     layer, shape = LAYERS[name]
     x = values(what, 2, *shape, rate=0.4)
-    check_layer(measure(Nest(layer), x).layer("body.fc"), layer, x, kind(x))
+    check_layer(measure(Nest(layer), x, axes="b").layer("body.fc"), layer, x, kind(x))
 
 
 def test_the_replay_itself_by_hand():
@@ -79,7 +79,7 @@ def test_the_replay_itself_by_hand():
     assert truth.synapses == 8 * 16 * (4 + 7) ** 2 == 8 * 16 * 121
     assert (truth.dense, truth.outputs) == (8 * 16 * 16 * 9, 256)
     assert dense(nn.Linear(7, 3), torch.zeros(1, 4, 7), torch.zeros(1, 4, 3)) == 84
-    assert measure(conv, x).layer("").events == (tuple(truth.events),)
+    assert measure(nn.Sequential(conv), x).layer("0").events == (tuple(truth.events),)
 
 
 def test_two_level_and_pooled_spikes_are_whole_numbers_over_a_constant():
@@ -102,7 +102,7 @@ def test_mean_over_steps_is_graded():
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.mean(0))
 
-    record = measure(Head(C, 7), x, axes="t b").layer("")
+    record = measure(nn.Sequential(Head(C, 7)), x, axes="t b").layer("0")
     assert (record["graded"], record["graded_ac"], record["mac"]) == (7 * counts.count_nonzero(), 7 * counts.sum(), 0)
 
 
@@ -273,10 +273,10 @@ def test_static_image_is_shown_apart(outside: bool):
 
 def test_convolution_geometry():
     groups = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2)
-    g = measure(groups, values("spikes", 2, 4, 8, 8)).layer("").geometry
+    g = measure(nn.Sequential(groups), values("spikes", 2, 4, 8, 8)).layer("0").geometry
     assert g == Geometry(18, 3, 32, 2, (3, 3), (4, 4), (4, 6))
     assert (g.neurons, g.weights) == (6 * 16, groups.weight.numel())
-    g = measure(nn.Linear(7, 3), values("spikes", 2, 4, 7)).layer("").geometry
+    g = measure(nn.Sequential(nn.Linear(7, 3)), values("spikes", 2, 4, 7)).layer("0").geometry
     assert g == Geometry(7, 3, 4)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snntorch_smixer.cost import measure
 from snntorch_smixer.cost.records import Record, Records
 from snntorch_smixer.neurons import LIF, IntegerLIF, reset
-from tests.cost.replay import inputs_of, replay, spikes_of, values
+from tests.cost.replay import Spelled, inputs_of, replay, spikes_of, values
 from tests.fakes import neurons as fakes
 
 T, B, IN, OUT = 4, 3, 6, 8
@@ -191,35 +191,30 @@ def test_multi_step_neurons(name: str):
     assert record.layer == ("1.1" if isinstance(neuron, nn.Sequential) else "1")
     check_neuron(record, spikes)
     level = spikes[spikes != 0].min().item()  # MultiSpike sends quarters
-    behind = records.layer("2")
-    assert behind["ac"] + behind["graded"] == 2 * spikes.count_nonzero()
     assert level in (0.25, 1)
-    if record.layer == "1" and behind["graded"]:
-        assert (behind["graded_ac"], behind["units"]) == (2 * (spikes / level).sum(), (spikes / level).sum())
+    behind, units = records.layer("2"), (spikes / level).sum()
+    assert behind["ac"] + behind["graded"] == 2 * spikes.count_nonzero()
+    assert (behind["ac"] + behind["graded_ac"], behind["units"]) == (2 * units, units)
     assert (records.total("mac"), records.total("gates"), records.coverage) == (0, 0, 1.0)
 
 
-def test_stateless_neurons_have_no_state():
-    model = nn.Sequential(layer(IN, OUT), OwnLIF())
-    assert measure(model, drive(), axes="t b").layer("1").state_bytes == 4 * OUT
-    model = nn.Sequential(layer(IN, OUT), fakes.MultiSpike())
-    assert measure(model, drive(), axes="t b").layer("1").state_bytes == 0
+class Functional(nn.Module):
+    """A neuron written out in the forward of a larger module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = layer(IN, OUT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem, spikes = torch.zeros(x.shape[1], OUT), []
+        for step in x:
+            mem = 0.9 * mem + self.fc(step)
+            spikes.append((mem > 1).float())
+            mem = mem * (1 - spikes[-1])
+        return torch.stack(spikes)
 
 
 def test_functional_neuron():
-    class Functional(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = layer(IN, OUT)
-
-        def forward(self, x: Tensor) -> Tensor:
-            mem, spikes = torch.zeros(x.shape[1], OUT), []
-            for step in x:
-                mem = 0.9 * mem + self.fc(step)
-                spikes.append((mem > 1).float())
-                mem = mem * (1 - spikes[-1])
-            return torch.stack(spikes)
-
     model, x = Functional(), drive()
     with torch.no_grad():
         spikes = model(x)
@@ -227,57 +222,73 @@ def test_functional_neuron():
     (record,) = neurons(records)
     assert record.layer == ""
     check_neuron(record, spikes)
-    assert (records.total("gates"), records.total("act_act"), records.coverage) == (0, 0, 1.0)
+    assert (records.total("act_act"), records.coverage) == (0, 1.0)
 
 
+def test_reset_of_a_functional_neuron_is_no_gate():
+    assert measure(Functional(), drive(), axes="t b").total("gates") == 0
+
+
+def test_a_custom_neuron_may_be_the_whole_model():
+    x = 1.5 * drive()
+    records = measure(OwnLIF(), x, axes="t b")
+    (record,) = records.layers
+    check_neuron(record, OwnLIF()(x))
+
+
+class Around(nn.Module):
+    """A neuron and something elementwise behind it: no weights of its own."""
+
+    def __init__(self, make: type[nn.Module], gate: bool) -> None:
+        super().__init__()
+        self.lif, self.gate = make(), gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lif(x) * x if self.gate else self.lif(x) + x
+
+
+@pytest.mark.parametrize("gate", [True, False])
+@pytest.mark.parametrize("make", [LIF, OwnLIF, fakes.MultiStepLIF])
+def test_a_residual_behind_a_neuron_is_no_part_of_it(make: type[nn.Module], gate: bool):
+    model, x = nn.Sequential(Around(make, gate)), drive() * 2
+    with torch.no_grad():
+        spikes = make()(x)
+    records = measure(model, x, axes="t b")
+    assert [record.layer for record in neurons(records)] == ["0.lif"]
+    check_neuron(records.layer("0.lif"), spikes)
+    either = ((spikes != 0) | (x != 0)).sum()
+    assert (records.total("adds"), records.total("gates")) == ((0, either) if gate else (x.numel(), 0))
+
+
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("grid", [False, True])
-def test_triggered_neurons_equal_the_replay(grid: bool):
+def test_triggered_neurons_equal_the_replay(grid: bool, norm: bool):
+    """A bias is a constant current and no event, and so is that of a BatchNorm, which folds."""
     if grid:
-        one, other = nn.Conv2d(2, 3, 3, stride=2, bias=False), nn.Conv2d(3, 2, 2, bias=False)
-        nn.init.constant_(one.weight, 0.6)
-        x = values("spikes", T, B, 2, 7, 7, rate=0.05)
+        one, other, x = nn.Conv2d(2, 3, 3, stride=2), nn.Conv2d(3, 2, 2), values("spikes", T, B, 2, 7, 7, rate=0.05)
     else:
-        one, other, x = layer(IN, OUT), layer(OUT, 5), drive()
-    nn.init.constant_(other.weight, 0.6)
-    model = nn.Sequential(one, snn.Leaky(0.5, init_hidden=True), other, snn.Leaky(0.5, init_hidden=True))
+        one, other, x = layer(IN, OUT), nn.Linear(OUT, 5), drive()
+    for synapse in one, other:
+        nn.init.constant_(synapse.weight, 0.6)
+    between = [(nn.BatchNorm2d(3) if grid else nn.BatchNorm1d(OUT))] if norm else []
+    model = nn.Sequential(
+        one, *between, snn.Leaky(0.5, init_hidden=True), other, snn.Leaky(0.5, init_hidden=True)
+    ).eval()
+    last = len(between)
     with inputs_of(model) as seen, torch.no_grad():
         for step in x:
             model(step)
     records = measure(model, x, run=lambda batch: [model(step) for step in batch], axes="t b")
-    for synapse, neuron in ("0", "1"), ("2", "3"):
+    for synapse, neuron in ("0", str(1 + last)), (str(2 + last), str(3 + last)):
         reached = sum(sum(replay(model[int(synapse)], step).reached) for step in seen[synapse])
         record = records.layer(neuron)
         assert 0 < reached < record["updates"]
         assert record["triggered"] == reached
 
 
-@pytest.mark.parametrize("cells", [False, True])
-@pytest.mark.parametrize(("name", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
-def test_recurrent_nets_by_hand(name: str, gates: int, cells: bool):
-    x = torch.randn(T, B, IN)
-    net = getattr(nn, f"{name}Cell" if cells else name)(IN, OUT)
-    state = torch.randn(B, OUT) if cells else torch.randn(1, B, OUT)
-    state = (state, state.clone()) if name == "LSTM" else state
-
-    def run(batch: Tensor) -> None:
-        hidden = state
-        for step in batch if cells else [batch]:
-            hidden = net(step, hidden)
-
-    records = measure(net, x, run=run, axes="t b")
-    assert records.total("dense") == records.total("mac") == T * B * gates * OUT * (IN + OUT)
-    assert (records.total("ac"), records.total("graded"), records.coverage) == (0, 0, 1.0)
-
-
-def test_recurrent_net_from_rest():
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.gru, self.head = nn.GRU(IN, OUT, num_layers=2, batch_first=True), nn.Linear(OUT, 5)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.gru(x)[0][:, -1])
-
-    records = measure(Net(), torch.randn(B, T, IN), axes="b t")
-    assert records.total("dense") == B * (T * 3 * OUT * (IN + OUT + OUT + OUT) + OUT * 5)
-    assert records.layer("head")["mac"] == B * OUT * 5
+def test_triggered_neurons_of_a_mixer():
+    x = values("spikes", T, B, 5, 4, rate=0.1)
+    model = nn.Sequential(Spelled("at"), LIF())
+    channels = int((x.sum(-2) > 0).sum())  # every token of a channel with a spike
+    assert 0 < channels < T * B * 4
+    assert measure(model, x, axes="t b").layer("1")["triggered"] == 5 * channels

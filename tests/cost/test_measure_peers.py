@@ -250,6 +250,38 @@ def test_neurobench_takes_a_spike_residual_for_real_values():  # row 7
 
 def test_two_levels_are_spikes():  # row 15
     x = values("half", B, 10, rate=0.4)
-    record = measure(nn.Linear(10, 20), x).layer("")
+    record = measure(nn.Sequential(nn.Linear(10, 20)), x).layer("0")
     assert (record["ac"], record["mac"], record["graded"]) == (20 * x.count_nonzero(), 0, 0)
     assert record["units"] == record["packets"] == x.count_nonzero()
+
+
+@pytest.mark.parametrize("cells", [False, True])
+@pytest.mark.parametrize(("name", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+def test_recurrent_nets_by_hand(name: str, gates: int, cells: bool):
+    x = torch.randn(T, B, 6)
+    net = getattr(nn, f"{name}Cell" if cells else name)(6, 8)
+    state = torch.randn(B, 8) if cells else torch.randn(1, B, 8)
+    state = (state, state.clone()) if name == "LSTM" else state
+
+    def run(batch: Tensor) -> None:
+        hidden = state
+        for step in batch if cells else [batch]:
+            hidden = net(step, hidden)
+
+    records = measure(net, x, run=run, axes="t b")
+    assert records.total("dense") == records.total("mac") == T * B * gates * 8 * (6 + 8)
+    assert (records.total("ac"), records.total("graded"), records.coverage) == (0, 0, 1.0)
+
+
+def test_recurrent_net_from_rest():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.head = nn.GRU(6, 8, num_layers=2, batch_first=True), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.gru(x)[0][:, -1])
+
+    records = measure(Net(), torch.randn(B, T, 6), axes="b t")
+    assert records.total("dense") == B * (T * 3 * 8 * (6 + 8 + 8 + 8) + 8 * 5)
+    assert records.layer("head")["mac"] == B * 8 * 5

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from snntorch_smixer.cost import measure
 from snntorch_smixer.cost.records import COUNTS, Records
 from snntorch_smixer.errors import MeasureError, SMixerError
-from tests.cost.replay import B, C, N, Spelled, T, inputs_of, kind, spikes_of, twin_of_ones, values
+from tests.cost.replay import inputs_of, kind, spikes_of, twin_of_ones, values
 from tests.fakes import neurons
 from tests.fakes.wrapped import our_hooks, sight, wrapped
 from tests.fakes.zoo import FAKES, Fake
@@ -94,21 +94,11 @@ def test_a_failing_model_is_put_back():
     model, x = fragile(), values("spikes", 4, 6)
     good = measure(model, x)
     model.fails = True
-    with no_trace(model), pytest.raises(RuntimeError, match="half-way"):
-        measure(model, x)
+    for run in (None, lambda batch: [model(one[None]) for one in batch]):
+        with no_trace(model), pytest.raises(RuntimeError, match="half-way"):
+            measure(model, x, run=run)
     model.fails = False
     assert measure(model, x) == good
-
-
-def test_a_failing_run_is_put_back():
-    model, x = fragile(), values("spikes", 4, 6)
-
-    def run(batch: Tensor) -> None:
-        model(batch)
-        raise KeyError("mine")
-
-    with no_trace(model), pytest.raises(KeyError, match="mine"):
-        measure(model, x, run=run)
 
 
 def test_measuring_twice_and_copies_give_equal_records():
@@ -184,11 +174,6 @@ def test_what_no_rule_covers_is_listed(name: str, mode: type):
     assert records.layer("fc")["dense"] == 4 * 36
 
 
-def test_strict_passes_where_all_is_counted():
-    x = values("spikes", T, B, N, C)
-    assert measure(Spelled("at"), x, axes="t b", strict=True) == measure(Spelled("at"), x, axes="t b")
-
-
 @pytest.mark.parametrize("axes", ["t b", "b t"])
 def test_as_many_steps_as_samples(axes: str):
     x = torch.zeros(3, 3, 6)
@@ -197,15 +182,15 @@ def test_as_many_steps_as_samples(axes: str):
             x[t, b, : t + 3 * b] = 1
     x = x if axes == "t b" else x.transpose(0, 1)
     truth = ((0, 6, 12), (2, 8, 12), (4, 10, 12))
-    records = measure(nn.Linear(6, 2), x, axes=axes)
-    assert (records.samples, records.steps, records.layer("").events) == (3, 3, truth)
-    loop = nn.Linear(6, 2)
+    loop = nn.Sequential(nn.Linear(6, 2))
+    records = measure(loop, x, axes=axes)
+    assert (records.samples, records.steps, records.layer("0").events) == (3, 3, truth)
 
     def run(batch: Tensor) -> None:
         for step in batch.unbind(0 if axes == "t b" else 1):
             loop(step)
 
-    assert measure(loop, x, run=run, axes=axes).layer("").events == truth
+    assert measure(loop, x, run=run, axes=axes).layer("0").events == truth
 
 
 @pytest.mark.parametrize(
@@ -256,12 +241,12 @@ NETS = ("spikformer_cifar", "qkformer", "sdt_v1", "sdt_v3", "stmixer", "spikeyol
 
 
 def crossed(layer: nn.Module, x: Tensor) -> int:
-    """`replay` of all events at once, which for a linear layer is the same; real values cross every synapse."""
-    mask = torch.ones_like(x) if kind(x) == "analog" else (x != 0).float()
-    return round(twin_of_ones(layer)(mask.double()).sum().item())
+    """`replay` of all events at once, which for a linear layer is the same."""
+    return round(twin_of_ones(layer)((x != 0).double()).sum().item())
 
 
-def check_net(fake: Fake, model: nn.Module) -> Records:
+def check_net(fake: Fake, model: nn.Module) -> tuple[Records, dict[str, list[Tensor]]]:
+    """The records, and what left each neuron."""
     x = fake.example(2)
     neurons.reset(model)
     with inputs_of(model) as seen, spikes_of(model, *neurons.NEURONS) as spikes, torch.no_grad():
@@ -273,19 +258,26 @@ def check_net(fake: Fake, model: nn.Module) -> Records:
     modules = dict(model.named_modules())
     truth = {name: sum(crossed(modules[name], one) for one in calls) for name, calls in seen.items()}
     found = {name: records.layer(name) for name in truth}
-    assert {name: one["ac"] + one["graded"] + one["mac"] for name, one in found.items()} == truth
-    updated = {name: sum(one.numel() for one in calls) for name, calls in spikes.items()}
-    assert {record.layer: record["updates"] for record in records.layers if record.op == "neuron"} == updated
-    sent = {name: sum(int(one.count_nonzero()) for one in calls) for name, calls in spikes.items()}
-    assert {name: records.layer(name)["spikes"] for name in sent} == sent
+    assert {name: one["ac"] + one["graded"] + one["effective_mac"] for name, one in found.items()} == truth
+    binary = [name for name, calls in seen.items() if all(kind(one) == "spikes" for one in calls)]
+    assert [name for name in binary if found[name]["ac"] != truth[name]] == []
+    assert len(binary) >= 4 or fake.name in ("sdt_v3", "spikeyolo")  # whose neurons send several levels
     assert set().union(*(record.counts for record in records.layers)) <= set(COUNTS)
-    return records
+    return records, spikes
+
+
+def neuron_layers(records: Records) -> list[str]:
+    return sorted(record.layer for record in records.layers if record.op == "neuron")
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_networks_are_covered(name: str):
     fake = FAKES[name]
-    records = check_net(fake, fake.build())
+    records, spikes = check_net(fake, fake.build())
+    assert neuron_layers(records) == sorted(spikes)
+    for layer, calls in spikes.items():
+        found, sent = records.layer(layer), sum(int(one.count_nonzero()) for one in calls)
+        assert (found["updates"], found["spikes"]) == (sum(one.numel() for one in calls), sent)
     quadratic = [record for record in records.layers if record["act_act"] or record["gates"]]
     assert bool(quadratic) == bool(fake.attention_paths or fake.linear_paths)
     for path in fake.attention_paths:
@@ -295,6 +287,8 @@ def test_networks_are_covered(name: str):
 @pytest.mark.parametrize("name", NETS)
 def test_wrapped_networks_are_covered(name: str):
     fake = FAKES[name]
-    records = check_net(fake, wrapped(fake).model)
+    records, spikes = check_net(fake, wrapped(fake).model)
+    assert set(neuron_layers(records)) >= set(spikes)
+    assert "dstsp" not in neuron_layers(records), "the ranking of tokens is no neuron"
     for path in fake.attention_paths:
         assert sum(record["act_act"] for record in records.layers if record.layer.startswith(path)) == 0

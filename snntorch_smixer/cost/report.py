@@ -1,0 +1,178 @@
+"""Cost reports as text, JSON, CSV and markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from snntorch_smixer.cost.estimate import CostReport, Row
+from snntorch_smixer.cost.records import COUNTS
+
+_PJ_PER_MJ = 10**9
+_COLUMNS = ("layer", "op", "input", "rate", "dense", "spike events", "MAC", "act x act", "updates", "other", "packets", "uJ", "")
+
+
+def to_text(report: CostReport) -> str:
+    """Summary and table for the terminal."""
+    return "\n".join([*_summary(report), "", *_aligned(_cells(report)), *_footnotes(report)])
+
+
+def to_markdown(report: CostReport) -> str:
+    """Summary and table as markdown."""
+    head, *body = _cells(report)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
+    return "\n".join([*(f"- {line}" for line in _summary(report)), "", *lines, "", *_footnotes(report)]) + "\n"
+
+
+def to_csv(report: CostReport) -> str:
+    """One line per layer: every count of the batch as it is, and energies per sample in pJ by term."""
+    terms = list(report.terms_pj)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    bytes_ = ("weight_bytes", "state_bytes", "activation_bytes")
+    writer.writerow(
+        ["layer", "op", "input", "calls", "steps", *COUNTS, *bytes_, *(f"{t} pJ" for t in terms), "total pJ"]
+    )
+    for row in report.rows:
+        r = row.record
+        counts = [r[name] for name in COUNTS]
+        sizes = [getattr(r, name) for name in bytes_]
+        energies = [row.energy_pj.get(term, 0.0) for term in terms]
+        writer.writerow([r.layer, r.op, r.operand, r.calls, r.steps, *counts, *sizes, *energies, row.total_pj])
+    return out.getvalue()
+
+
+def to_json(report: CostReport) -> str:
+    """Everything: totals, terms with their figures, layers with all counts, assumptions, what is missing."""
+    r, p = report.records, report.profile
+    content = {
+        "model": r.model,
+        "samples": r.samples,
+        "steps": r.steps,
+        "coverage": r.coverage,
+        "chip": {"name": p.name, "title": p.title, "node": p.node, "voltage_v": p.voltage_v, "rule": p.rule},
+        "assumptions": asdict(report.assume),
+        "energy_mj": report.energy_mj,
+        "band_mj": [report.low_pj / _PJ_PER_MJ, report.high_pj / _PJ_PER_MJ],
+        "terms_pj": dict(report.terms_pj),
+        "static_power_pj": report.static_power_pj,
+        "static_image_saving_pj": report.static_saving_pj,
+        "without": [asdict(entry) for entry in report.unpriced],
+        "included": dict(report.included),
+        "prices": {key: asdict(figure) for key, figure in p.prices.items()},
+        "by_step_mj": report.by_step_mj,
+        "by_sample_mj": report.by_sample_mj,
+        "uncounted": [asdict(entry) for entry in r.uncounted],
+        "free": dict(r.free),
+        "layers": [_layer(row) for row in report.rows],
+    }
+    return json.dumps(content, indent=1)
+
+
+def _layer(row: Row) -> dict[str, Any]:
+    record = asdict(row.record)
+    record["counts"] = dict(row.record.counts)
+    return record | {"energy_pj": dict(row.energy_pj), "total_pj": row.total_pj}
+
+
+def _summary(report: CostReport) -> list[str]:
+    r, p = report.records, report.profile
+    low, high = report.low_pj / _PJ_PER_MJ, report.high_pj / _PJ_PER_MJ
+    band = f" (band {_mj(low)} to {_mj(high)})" if high > low else ""
+    lines = [
+        f"{r.model} on {p.title} ({p.node}): {_mj(report.energy_mj)} per sample{band}",
+        f"{r.samples} samples, {r.steps} time steps; coverage {r.coverage:.1%} of {r.calls} operations",
+    ]
+    total = sum(report.terms_pj.values()) + report.static_power_pj
+    parts = sorted(report.terms_pj.items(), key=lambda item: -item[1])
+    parts += [("static power", report.static_power_pj)] if report.static_power_pj else []
+    if total:
+        lines.append("of it " + ", ".join(f"{name} {_mj(pj / _PJ_PER_MJ)} ({pj / total:.1%})" for name, pj in parts))
+    if report.unpriced:
+        lines.append("without " + ", ".join(_missing(report)))
+    if report.static_saving_pj:
+        saving = report.static_saving_pj / _PJ_PER_MJ
+        lines.append(
+            f"the image's own layers: computing them once instead of {r.steps} times is {_mj(saving)}; "
+            f"counted here: {report.assume.static_input.replace('_', ' ')}"
+        )
+    return lines
+
+
+def _missing(report: CostReport) -> list[str]:
+    return [
+        f"{entry.term} ({entry.amount:g} mW)" if entry.price == "static_mw" else f"{entry.term} ({_si(entry.amount)})"
+        for entry in report.unpriced
+    ]
+
+
+def _footnotes(report: CostReport) -> list[str]:
+    lines = [f"without {entry.term}: {entry.reason} ({entry.price})" for entry in report.unpriced]
+    lines += [f"no extra cost for {name}: {reason}" for name, reason in report.included.items()]
+    lines += [
+        f"NOT COUNTED: {entry.op} in {entry.layer or 'the model'}, {entry.calls} calls, {_si(entry.elements)} numbers"
+        for entry in report.records.uncounted
+    ]
+    used = [figure for key, figure in report.profile.prices.items() if figure.value is not None]
+    grades = sorted({f"{figure.grade}, read {figure.read}" for figure in used})
+    return [*lines, f"prices: {'; '.join(grades)}. Sources: snntorch_smixer/cost/profiles/{report.profile.name}.toml"]
+
+
+def _cells(report: CostReport) -> list[list[str]]:
+    """Header, a line per layer that does more than what folds away, and the sum; counts per sample."""
+    samples, total = report.records.samples, sum(report.terms_pj.values())
+    per_sample = [
+        lambda row: row.record["dense"],
+        lambda row: row.record["ac"] + row.record["graded"],
+        lambda row: row.record["mac"],
+        lambda row: row.record["act_act"] + row.record["gates"],
+        lambda row: row.record["updates"],
+        lambda row: sum(row.record[name] for name in ("adds", "muls", "compares", "special")),
+        lambda row: row.record["packets"],
+    ]
+    lines = [list(_COLUMNS)]
+    shown = [row for row in report.rows if row.energy_pj or set(row.record.counts) - {"batch_norm"}]
+    for row in shown:
+        r = row.record
+        counts = [_si(value / samples) if (value := get(row)) else "" for get in per_sample]
+        share = f"{row.total_pj / total:.1%}" if total and row.total_pj else ""
+        lines.append([r.layer or "(model)", r.op, r.operand, _rate(row), *counts, _uj(row.total_pj), share])
+    sums = [_si(sum(map(get, report.rows)) / samples) for get in per_sample]
+    lines.append(["total", "", "", "", *sums, _uj(total), "100%" if total else ""])
+    return lines
+
+
+def _rate(row: Row) -> str:
+    """Spikes per neuron and step, or nonzeros per input."""
+    r = row.record
+    of, among = (r["spikes"], r["updates"]) if r["updates"] else (r["packets"], r["inputs"])
+    return f"{of / among:.1%}" if among else ""
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    texts = [[f"{c:{'<' if i < 3 else '>'}{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))] for line in cells]
+    lines = ["  ".join(text).rstrip() for text in texts]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:-1], "-" * max(map(len, lines)), lines[-1]]
+
+
+def _si(value: float) -> str:
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def _mj(mj: float) -> str:
+    for size, unit in ((1.0, "mJ"), (1e-3, "uJ"), (1e-6, "nJ")):
+        if mj >= size:
+            return f"{mj / size:.4g} {unit}"
+    return f"{mj / 1e-9:.4g} pJ" if mj else "0 mJ"
+
+
+def _uj(pj: float) -> str:
+    return f"{pj / 1e6:.4g}" if pj else ""
