@@ -1,5 +1,7 @@
 """What a run costs on a chip: exact counts, prices with their sources, fit."""
 
+from snntorch_smixer.cost.compare import Comparison as Comparison
+from snntorch_smixer.cost.compare import compare as compare
 from snntorch_smixer.cost.estimate import CostReport as CostReport
 from snntorch_smixer.cost.estimate import estimate as estimate
 from snntorch_smixer.cost.measure import measure as measure

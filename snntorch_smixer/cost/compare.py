@@ -74,13 +74,12 @@ def compare(before: CostReport, after: CostReport) -> Comparison:
     saving["added"] = -sum(row.total_pj for key, row in second.items() if key not in first)
     saving["static power"] = before.static_power_pj - after.static_power_pj
     shared = [key for key in first if key in second]
-    changed = next((i for i, key in enumerate(shared) if _resized(first[key], second[key])), len(shared))
-    for i, key in enumerate(shared):
-        if i < changed:
-            saving["stem"] += first[key].total_pj - second[key].total_pj
-        else:
-            for cause, pj in _split(first[key], second[key]).items():
-                saving[cause] += pj
+    pairs = [(first[key], second[key], _size(first[key], before) / _size(second[key], after)) for key in shared]
+    changed = next((i for i, pair in enumerate(pairs) if _resized(*pair)), len(pairs))
+    for i, (a, b, sizes) in enumerate(pairs):
+        parts = {"stem": a.total_pj - b.total_pj} if i < changed else _split(a, b, sizes)
+        for cause, pj in parts.items():
+            saving[cause] += pj
     layers = tuple((" ".join(key[:2]), first[key].total_pj, second[key].total_pj) for key in shared)
     return Comparison(before, after, {cause: pj for cause, pj in saving.items() if pj}, layers)
 
@@ -96,27 +95,22 @@ def _by_key(report: CostReport) -> dict[tuple[str, str, int], Row]:
     return out
 
 
-def _size(row: Row) -> float:
+def _size(row: Row, report: CostReport) -> float:
     """Work of a layer if everything fired, per sample."""
     r = row.record
-    return float(r["synapses"] or r["updates"] or sum(r.counts.values()))
+    return (r["synapses"] or r["updates"] or sum(r.counts.values()) or 1) / report.records.samples
 
 
-def _resized(a: Row, b: Row) -> bool:
-    """The layer has other steps or another size; how often a layer that computes nothing is called does not matter."""
-    return _size(a) > 0 and (a.record.steps != b.record.steps or not math.isclose(_size(a), _size(b)))
+def _resized(a: Row, b: Row, sizes: float) -> bool:
+    return a.record.steps != b.record.steps or not math.isclose(sizes, 1.0)
 
 
-def _split(a: Row, b: Row) -> dict[str, float]:
+def _split(a: Row, b: Row, sizes: float) -> dict[str, float]:
     """The difference of one layer by cause."""
     difference = a.total_pj - b.total_pj
     if not a.total_pj or not b.total_pj:
         return {"firing": difference}
-    steps = a.record.steps / b.record.steps
-    size = _size(a) / _size(b) / steps
-    firing = a.total_pj / b.total_pj / (steps * size)
-    mean = a.total_pj if math.isclose(a.total_pj, b.total_pj) else difference / math.log(a.total_pj / b.total_pj)
-    logs = {"steps": math.log(steps), "tokens": math.log(size), "firing": math.log(firing)}
-    return {cause: mean * log for cause, log in logs.items()}
-
-
+    energies, steps = a.total_pj / b.total_pj, a.record.steps / b.record.steps
+    mean = a.total_pj if math.isclose(energies, 1.0) else difference / math.log(energies)
+    factors = {"steps": steps, "tokens": sizes / steps, "firing": energies / sizes}
+    return {cause: mean * math.log(factor) for cause, factor in factors.items()}

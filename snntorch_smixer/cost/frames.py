@@ -162,10 +162,20 @@ class Stack:
             return
         for child in frame.below:
             self.books.neuron(child)
-        seen: set[int] = set()
-        for result, note in frame.fired:
-            if id(note) not in seen:
-                self.books.neuron(Firing(frame.layer, None, result, note))
-            seen.add(id(note))
+        self._sort_out(frame)
         if frame.counts:
             self.books.elementwise(frame)
+
+    def _sort_out(self, frame: Frame) -> None:
+        """Comparisons in a module that is no neuron: a neuron written out where the result became a number.
+
+        Two of the same tensor are one neuron; what only serves as a mask, an index or a rounding is a comparison.
+        """
+        seen: set[int] = set()
+        for result, compared in frame.fired:
+            if id(compared) not in seen and self.books.note(result).number:
+                self.books.neuron(Firing(frame.layer, None, result, compared))
+                seen.add(id(compared))
+            elif id(compared) not in seen:
+                frame.counts["compares"] += result.numel()
+                frame.calls += 1

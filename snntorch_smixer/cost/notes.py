@@ -57,6 +57,7 @@ class Note:
         static: all its time steps are the same by construction.
         source: name of the parameter it is made from.
         linear: it came out of a linear map, so that a BatchNorm on it folds.
+        number: truth values of a comparison that were turned into numbers, or its numbers.
         reached: how many of its entries at least one event reached, for the sums of a linear map.
         values: its numbers.
     """
@@ -69,6 +70,7 @@ class Note:
     static: bool = False
     source: str = ""
     linear: bool = False
+    number: bool = False
     reached: int | None = None
     values: Values = field(default_factory=Values)
 

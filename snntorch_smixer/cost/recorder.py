@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,6 +26,8 @@ _IN_NEURONS = (
     rules.ADDING | rules.SCALING | rules.COMPARING | rules.THRESHOLD | rules.EQUALITY | rules.SPECIAL | rules.MOVING
     | rules.MAKING | rules.LOGICAL | rules.DROPPING | rules.MULTIPLY_ADDS | rules.DIVIDE_ADDS
 )  # fmt: skip
+
+_TO_NUMBERS = rules.ADDING | rules.SCALING | {"_to_copy"}
 
 
 class Recorder(TorchDispatchMode):
@@ -107,6 +110,9 @@ class Recorder(TorchDispatchMode):
             self.books.free[rules.CONSTANT] += 1
         else:
             self._book_other(call, str(func), notes)
+        if out and out[0].is_floating_point() and name in _TO_NUMBERS:
+            for x, note in zip(call.tensors, before, strict=True):
+                note.number = note.number or x.dtype == torch.bool
         written = func._schema.is_mutable
         for x, note in zip(out, notes, strict=True):
             place = storage_of(x)
@@ -176,6 +182,7 @@ class Recorder(TorchDispatchMode):
             self.stack.impure()
         if top is not None and _fires(call):
             self.clock.fired = True
+            notes[0].number = call.name != "round" and call.out[0].is_floating_point()
             top.fired.append((call.out[0], call.notes[0]))
             self.books.free[rules.NEURON] += 1
             return

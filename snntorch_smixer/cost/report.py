@@ -9,16 +9,49 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from snntorch_smixer.cost.compare import CAUSES, Comparison
 from snntorch_smixer.cost.estimate import CostReport, Row
 from snntorch_smixer.cost.records import COUNTS
 
 _PJ_PER_MJ = 10**9
-_COLUMNS = ("layer", "op", "input", "rate", "dense", "spike events", "MAC", "act x act", "updates", "other", "packets", "uJ", "")
+_COLUMNS = (
+    "layer",
+    "op",
+    "input",
+    "rate",
+    "dense",
+    "spike events",
+    "MAC",
+    "act x act",
+    "updates",
+    "other",
+    "packets",
+    "uJ",
+    "",
+)
 
 
 def to_text(report: CostReport) -> str:
     """Summary and table for the terminal."""
     return "\n".join([*_summary(report), "", *_aligned(_cells(report)), *_footnotes(report)])
+
+
+def comparison_to_text(comparison: Comparison) -> str:
+    """Both totals, the saving by cause, and the layers that changed most."""
+    a, b = comparison.before, comparison.after
+    share = f" ({comparison.saving_mj / a.energy_mj:.1%})" if a.energy_mj else ""
+    lines = [
+        f"{a.records.model} to {b.records.model} on {a.profile.title}: {_mj(a.energy_mj)} to {_mj(b.energy_mj)} per "
+        f"sample, saving {_mj(comparison.saving_mj)}{share}"
+    ]
+    whole = sum(comparison.saving_pj.values())
+    for cause, pj in comparison.saving_pj.items():
+        lines.append(f"  {cause:<13}{_mj(pj / _PJ_PER_MJ):>12}  {pj / whole:>7.1%}  {CAUSES[cause]}")
+    most = sorted(comparison.layers, key=lambda layer: -abs(layer[1] - layer[2]))[:10]
+    cells = [["layer", "before, uJ", "after, uJ"], *([n, _uj(x) or "0", _uj(y) or "0"] for n, x, y in most)]
+    cells.append(["total", _uj(a.energy_mj * _PJ_PER_MJ), _uj(b.energy_mj * _PJ_PER_MJ)])
+    missing = sorted({entry.term for report in (a, b) for entry in report.unpriced})
+    return "\n".join([*lines, *([f"both without {', '.join(missing)}"] if missing else []), "", *_aligned(cells, 1)])
 
 
 def to_markdown(report: CostReport) -> str:
@@ -153,9 +186,12 @@ def _rate(row: Row) -> str:
     return f"{of / among:.1%}" if among else ""
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(cells: Sequence[Sequence[str]], left: int = 3) -> list[str]:
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    texts = [[f"{c:{'<' if i < 3 else '>'}{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))] for line in cells]
+    texts = [
+        [f"{c:{'<' if i < left else '>'}{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        for line in cells
+    ]
     lines = ["  ".join(text).rstrip() for text in texts]
     return [lines[0], "-" * max(map(len, lines)), *lines[1:-1], "-" * max(map(len, lines)), lines[-1]]
 
@@ -169,7 +205,7 @@ def _si(value: float) -> str:
 
 def _mj(mj: float) -> str:
     for size, unit in ((1.0, "mJ"), (1e-3, "uJ"), (1e-6, "nJ")):
-        if mj >= size:
+        if abs(mj) >= size:
             return f"{mj / size:.4g} {unit}"
     return f"{mj / 1e-9:.4g} pJ" if mj else "0 mJ"
 

@@ -95,6 +95,7 @@ def test_derived_updates_are_the_sum_of_their_operations():
         parts = [price(name, key) for key in ("mul_pj", "add_pj", "compare_pj")]
         assert price(name, "update_pj") == pytest.approx(sum(parts))
         assert price(name, "mac_pj") == pytest.approx(parts[0] + parts[1])
+        assert price(name, "batch_norm_pj") == pytest.approx(parts[0] + parts[1])
         assert load_profile(name).prices["update_pj"].grade == "derived"
 
 
@@ -109,6 +110,11 @@ def test_loihi_is_graded_as_a_simulated_minimum():
     assert "mac_pj" in loihi.unpriced
     assert "ac_pj" not in loihi.unpriced
     assert loihi.capacity.synapse_bits_per_core == 128 * 1024 * 8
+
+
+def test_only_the_papers_have_batch_norm_for_nothing():
+    """The estimator folds it on request; a chip that has to run it must say what it costs, or that nobody knows."""
+    assert {name for name in SHIPPED if "batch_norm_pj" in load_profile(name).includes} == {"papers45"}
 
 
 def test_averages_are_operating_points():
