@@ -128,7 +128,7 @@ def dropped(axes: Axes, which: Iterable[int], *, keep: bool = False) -> Axes:
 
 
 def expanded(axes: Axes, shape: Sequence[int], label: str) -> Axes:
-    """Axes after an expansion or tiling to ``shape``; the first axis or factor that is new gets ``label``."""
+    """Axes after an expansion or tiling to ``shape``: what is new gets ``label``, "t" only once."""
     lead = len(shape) - len(axes)
     out: list[Axis] = []
     for i, size in enumerate(shape):
@@ -139,7 +139,7 @@ def expanded(axes: Axes, shape: Sequence[int], label: str) -> Axes:
         copies, rest = divmod(size, size_of(old))
         fresh = () if rest or copies < 2 else ((label, copies),)
         out.append((*fresh, *old) if fresh else plain(size))
-        label = "" if fresh else label
+        label = "" if fresh and label == "t" else label
     return tuple(out)
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snntorch_smixer.cost.axes import Axes, count, plain
-from snntorch_smixer.cost.notes import Note, Role
+from snntorch_smixer.cost.notes import Note, Padding, Role
 from snntorch_smixer.cost.records import Geometry
 from snntorch_smixer.cost.values import Scratch, classify, nonzero, spread, units
 
@@ -70,12 +70,14 @@ class Reach:
     """The synapses of one output feature that an input reaches, as a product over axes.
 
     Attributes:
-        axes: per axis of the summed-up input, synapses per position.
         fan_out: output features that each of them has.
+        axes: per axis of the summed-up input, synapses per position.
+        real: the same without positions that are zeros by padding; empty where there are none.
     """
 
     fan_out: int
     axes: Mapping[int, Tensor] = field(default_factory=dict)
+    real: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 Fold = Callable[[Tensor], Tensor]
@@ -90,20 +92,28 @@ def one_sided(x: Operand, fold: Fold, axes: Axes, reach: Reach, setting: Setting
     folded = fold(x.x if whole else nonzero(x.x, setting.scratch)).float()
     most = max(1.0, x.x.numel() / max(folded.numel(), 1))
     events = spread(folded, axes, reach.axes, most) * reach.fan_out
-    edges = spread(torch.full_like(folded, round(most)), axes, reach.axes, most) * reach.fan_out
-    total, packets = int(events.sum()), int(folded.sum(dtype=torch.float64))
-    counts = {"synapses": int(edges.sum()), "packets": packets, "units": packets, "inputs": x.x.numel()}
+    edges = spread(torch.full_like(folded, round(most)), axes, reach.real or reach.axes, most) * reach.fan_out
+    total, packets = int(events.sum()), _sent(x, folded, setting)
+    inputs = x.x.numel() if x.note.padding is None else x.note.padding.x.numel()
+    counts = {"synapses": int(edges.sum()), "packets": packets, "units": packets, "inputs": inputs}
     if kind == "spikes":
         counts["ac"] = total
     elif kind == "graded":
         many = fold(units(x.x, values, setting.scratch)).double()
         unit_most = most * max(abs(values.low), abs(values.high)) / abs(values.unit)
         counts |= {"graded": total, "graded_ac": int(spread(many, axes, reach.axes, unit_most).sum()) * reach.fan_out}
-        counts["units"] = int(many.sum())
+        counts["units"] = int(many.sum()) if x.note.padding is None else _sum_of_units(x, setting)
     else:
         counts |= {"mac": counts["synapses"], "effective_mac": total}
         events = edges
     return Tally("", [kind], counts, events, x.note.but(axes=axes)), folded
+
+
+def _sent(x: Operand, folded: Tensor, setting: Setting) -> int:
+    """Messages: nonzero entries, of which padding that repeats them makes no new ones."""
+    padding = x.note.padding
+    counted = folded if padding is None else nonzero(padding.x, setting.scratch)
+    return int(counted.sum(dtype=torch.float64))
 
 
 def matrix_product(left: Operand, right: Operand, setting: Setting) -> Tally:
@@ -164,7 +174,8 @@ def _two_sided(left: Operand, right: Operand, setting: Setting) -> Tally:
 
 
 def _sum_of_units(side: Operand, setting: Setting) -> int:
-    return int(units(side.x, side.note.values, setting.scratch).sum(dtype=torch.float64))
+    x = side.x if side.note.padding is None else side.note.padding.x
+    return int(units(x, side.note.values, setting.scratch).sum(dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -204,6 +215,18 @@ class Convolution:
         return back(mask, ones, None, list(self.stride), list(self.padding), pads, 1, list(self.dilation))
 
 
+def _without_zeros(reach: Mapping[int, Tensor], padding: Padding | None) -> Mapping[int, Tensor]:
+    if padding is None or padding.zeros is None:
+        return {}
+    real = {}
+    for axis, taps in reach.items():
+        before, behind = padding.zeros[axis]
+        real[axis] = taps.clone()
+        real[axis][:before] = 0
+        real[axis][len(taps) - behind :] = 0
+    return real
+
+
 def convolution(x: Operand, w: Operand, out: Tensor, how: Convolution, setting: Setting) -> Tally:
     """A convolution or transposed convolution over 1 to 3 axes."""
     kernel, groups, spatial = w.x.shape[2:], how.groups, w.x.dim() - 2
@@ -212,7 +235,7 @@ def convolution(x: Operand, w: Operand, out: Tensor, how: Convolution, setting: 
     axes: Axes = (x.note.axes[0], plain(groups), *x.note.axes[2:])
     reach = {2 + i: how.reach(x.x.shape[2 + i], out.shape[2 + i], i, kernel[i]) for i in range(spatial)}
     pointwise = all(bool((r == 1).all()) for r in reach.values())
-    reaches = Reach(per_group_out, {} if pointwise else reach)
+    reaches = Reach(per_group_out, {} if pointwise else reach, _without_zeros(reach, x.note.padding))
 
     def fold(y: Tensor) -> Tensor:
         return y.unflatten(1, (groups, per_group_in)).sum(2, dtype=torch.float32)

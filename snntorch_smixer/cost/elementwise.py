@@ -25,6 +25,8 @@ def verdict(call: Call, scratch: Scratch) -> Verdict:
         return free
     if name in rules.SCALING:
         return _scaling(call, scratch)
+    if name in rules.ADDING and _is_bias(notes):
+        return rules.BIAS
     if name in rules.NORMS:
         folds = notes[0].linear
         return {"batch_norm": out[0].numel()} if folds else {"muls": out[0].numel(), "adds": out[0].numel()}
@@ -72,6 +74,9 @@ def _scaling(call: Call, scratch: Scratch) -> Verdict:
     name, out = call.name, call.out[0]
     data = [i for i, note in enumerate(call.notes) if note.role == Role.DATA]
     if len(data) > 1 and name.startswith("mul"):
+        first, second = (call.notes[i] for i in data[:2])
+        if _resets(first, second) or _resets(second, first):
+            return rules.NEURON
         events = [int(nonzero(call.tensors[i].expand(out.shape), scratch).sum(dtype=_wide(out))) for i in data]
         return {"gates": sum(events)}
     if len(data) > 1 or (name not in ("mul", "multiply", "neg") and data == [1]):
@@ -79,6 +84,18 @@ def _scaling(call: Call, scratch: Scratch) -> Verdict:
     if len(call.tensors) == 1 or min(t.numel() for t in call.tensors) == 1:
         return rules.FACTOR
     return {"muls": out.numel()}
+
+
+def _is_bias(notes: Sequence[Note]) -> bool:
+    """True for a parameter added to the result of a linear map."""
+    if len(notes) != 2 or {note.role for note in notes} != {Role.DATA, Role.WEIGHT}:
+        return False
+    return max(notes, key=lambda note: note.role).linear
+
+
+def _resets(spikes: Note, membrane: Note) -> bool:
+    """True for a membrane times a function of its own spikes, as in a hard reset."""
+    return spikes.compared is not None and spikes.compared is (membrane.base or membrane.values)
 
 
 def _wide(out: Tensor) -> torch.dtype:

@@ -138,13 +138,14 @@ class Stack:
         self.frames.append(Frame(self.names[module], module, known, first_tensor(args)))
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
-        while self.frames:  # a module that raised leaves its children's frames behind
-            frame = self.frames.pop()
-            if frame.module is module:
-                if output is not None:
-                    with self.books.aside():
-                        self._close(frame, output)
-                return
+        while self.frames and self.frames[-1].module is not module:
+            self.frames.pop()  # a module that raised left it behind
+        if not self.frames:
+            return
+        frame = self.frames.pop()
+        if output is not None:
+            with self.books.aside():
+                self._close(frame, output)
 
     def _current(self, frame: Frame) -> Note | None:
         return None if frame.current is None else self.books.note(frame.current)
@@ -155,16 +156,36 @@ class Stack:
             if (self.top is None or not self.top.known) and spikes is not None:
                 self.books.neuron(Firing(frame.layer, frame.module, spikes, self._current(frame)))
             return
-        spikes = frame.sends(output) if self.top is not None else None
-        if spikes is not None and self.top is not None and self.books.is_spikes(spikes):
+        spikes = self._sent(frame, output)
+        if spikes is not None:
             calls = frame.calls + len(frame.fired) + sum(child.calls for child in frame.below)
-            self.top.below.append(Firing(frame.layer, frame.module, spikes, self._current(frame), calls))
+            self._hand_up([Firing(frame.layer, frame.module, spikes, self._current(frame), calls)])
             return
-        for child in frame.below:
-            self.books.neuron(child)
+        passes_on = frame.pure and not frame.calls and not frame.fired
+        self._hand_up(frame.below, settled=not passes_on)
         self._sort_out(frame)
         if frame.counts:
             self.books.elementwise(frame)
+
+    def _sent(self, frame: Frame, output: Any) -> Tensor | None:
+        """The spikes of a frame that is a neuron: its own, or those of its surrogate function, moved at most."""
+        spikes = frame.sends(output)
+        if spikes is None or not self.books.is_spikes(spikes):
+            return None
+        note = self.books.note(spikes)
+        only_passes = not frame.calls and not frame.fired
+        if frame.below and (only_passes or not note.fired):
+            return None
+        note.fired = True
+        return spikes
+
+    def _hand_up(self, firings: list[Firing], *, settled: bool = False) -> None:
+        """Neurons that a larger module may turn out to be; booked where there is none."""
+        if self.top is not None and not settled:
+            self.top.below += firings
+            return
+        for firing in firings:
+            self.books.neuron(firing)
 
     def _sort_out(self, frame: Frame) -> None:
         """Comparisons in a module that is no neuron: a neuron written out where the result became a number.

@@ -37,8 +37,8 @@ def measure(
     Args:
         model: the model.
         batch: its input; several tensors are passed as several arguments.
-        run: what to run instead of ``model(batch)``, called with the batch: a loop over time steps, for example
-            ``lambda x: [net(step) for step in x]``.
+        run: what to run instead of ``model(batch)``, called with the same arguments: a loop over time steps, for
+            example ``lambda x: [net(step) for step in x]``.
         axes: leading axes of the batch: "b", "t b", "b t", or merged "(t b)", "(b t)". Default: "t b" for five axes,
             else "b". Totals do not depend on it, only what is told per step and per sample.
         steps: T, where it is neither an axis of the batch nor seen when a static image is repeated.
@@ -51,7 +51,7 @@ def measure(
     letters = axes or ("t b" if inputs and inputs[0].dim() == 5 else "b")
     samples, clock = _check(inputs, letters, steps)
     with ExitStack() as stack:
-        for context in (in_mode(model, training=False), at_rest(model), torch.inference_mode(), _eager()):
+        for context in (in_mode(model, training=False), at_rest(model), torch.inference_mode(), _plain(model)):
             stack.enter_context(context)
         recorder = Recorder(model, samples, clock)
         copies = [_noted(x, letters, steps, main=x is inputs[0]) for x in inputs]
@@ -100,8 +100,14 @@ def _noted(x: Tensor, letters: str, steps: int | None, *, main: bool) -> Tensor:
     copy = x.detach().clone()
     fits = main or copy.dim() >= len(letters.strip("()").split())
     axes = ax.of_batch(copy.shape, letters, steps) if fits else tuple(map(ax.plain, copy.shape))
-    write(copy, Note(Role.DATA, axes, raw=True))
+    write(copy, Note(Role.DATA, axes, raw=True, static=_repeats(copy, axes)))
     return copy
+
+
+def _repeats(x: Tensor, axes: ax.Axes) -> bool:
+    """True where every time step holds the same: a static image that was repeated."""
+    at = next((i for i, axis in enumerate(axes) if axis and axis[0][0] == "t" and len(axis) == 1), None)
+    return at is not None and torch.equal(x, x.narrow(at, 0, 1).expand_as(x))
 
 
 def _calls(recorder: Recorder) -> int:
@@ -110,9 +116,15 @@ def _calls(recorder: Recorder) -> int:
 
 
 @contextmanager
-def _eager() -> Iterator[None]:
-    """Compiled models run their plain code, and autocast keeps no converted weights from an earlier run."""
+def _plain(model: nn.Module) -> Iterator[None]:
+    """Compiled models run their plain code, LSTMs their basic operations, autocast keeps no weights of other runs."""
+    mkldnn: Any = torch.backends.mkldnn
+    fused, recurrent = mkldnn.enabled, any(isinstance(module, nn.LSTM) for module in model.modules())
     torch.clear_autocast_cache()
     with torch.compiler.set_stance("force_eager"):
-        yield
+        mkldnn.enabled = fused and not recurrent
+        try:
+            yield
+        finally:
+            mkldnn.enabled = fused
     torch.clear_autocast_cache()

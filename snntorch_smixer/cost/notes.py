@@ -44,6 +44,19 @@ class Values:
     unit: float = 1.0
 
 
+@dataclass(frozen=True)
+class Padding:
+    """How a tensor was padded.
+
+    Attributes:
+        x: before.
+        zeros: per axis, entries of zero before and behind; None where the padding repeats other entries.
+    """
+
+    x: Tensor
+    zeros: tuple[tuple[int, int], ...] | None
+
+
 @dataclass
 class Note:
     """What is known of one tensor.
@@ -57,6 +70,10 @@ class Note:
         static: all its time steps are the same by construction.
         source: name of the parameter it is made from.
         linear: it came out of a linear map, so that a BatchNorm on it folds.
+        fired: it is spikes of a comparison, moved or scaled.
+        base: numbers that it is a constant shift or multiple of; its own otherwise.
+        compared: what a comparison compared, where it came out of one.
+        padding: what it was before it was padded, and the padding of each axis before and behind.
         number: truth values of a comparison that were turned into numbers, or its numbers.
         reached: how many of its entries at least one event reached, for the sums of a linear map.
         values: its numbers.
@@ -70,6 +87,10 @@ class Note:
     static: bool = False
     source: str = ""
     linear: bool = False
+    fired: bool = False
+    base: Values | None = None
+    compared: Values | None = None
+    padding: Padding | None = None
     number: bool = False
     reached: int | None = None
     values: Values = field(default_factory=Values)

@@ -48,7 +48,7 @@ class Recorder(TorchDispatchMode):
         self.stack = Stack(model, self)
         self.scratch = Scratch()
         self.weights = {storage_of(w): name for name, w in _constants(model)}
-        self._atomic: set[Any] = set()
+        self._atomic: set[Any] = {torch.ops.aten._pad_circular.default}  # else it is copies into empty memory
         self._mine = False
         self._data: set[int | None] = set()
 
@@ -183,6 +183,7 @@ class Recorder(TorchDispatchMode):
         if top is not None and _fires(call):
             self.clock.fired = True
             notes[0].number = call.name != "round" and call.out[0].is_floating_point()
+            notes[0].fired, notes[0].compared = True, call.notes[0].base or call.notes[0].values
             top.fired.append((call.out[0], call.notes[0]))
             self.books.free[rules.NEURON] += 1
             return
@@ -263,4 +264,4 @@ def _owner(source: str) -> str:
     path, _, leaf = source.rpartition(".")
     if path.endswith(".parametrizations.weight") or ".parametrizations." in path:
         return path.partition(".parametrizations.")[0]
-    return path if leaf in ("weight", "weight_orig", "weight_g", "weight_v") and path else source
+    return path if leaf in ("weight", "weight_orig", "weight_g", "weight_v") else source

@@ -8,6 +8,7 @@ MOVES = "moves or views data"
 MAKES = "makes a constant"
 CASTS = "changes the number format"
 CONSTANT = "does not depend on the input"
+BIAS = "a bias is a constant current"
 FACTOR = "a constant factor folds into weights or threshold"
 NEURON = "part of a neuron update"
 LOGIC = "works on indices or truth values"
@@ -17,6 +18,7 @@ RULES: Mapping[str, str] = {
     MAKES: "zeros, ones, ranges, empty memory",
     CASTS: "between floating-point formats, and from truth values to numbers",
     CONSTANT: "computed from parameters and constants alone, so done once before any input",
+    BIAS: "added to the result of a linear map, by the map itself or behind it",
     FACTOR: "multiplication or division by one number; signs",
     NEURON: "leak, integration, threshold and reset inside a spiking neuron; counted as updates",
     LOGIC: "index arithmetic and logic on masks",
@@ -38,7 +40,7 @@ SAME_VALUES = _names(
 MOVING = SAME_VALUES | _names(
     "expand repeat stack cat select slice unbind split split_with_sizes chunk narrow index index_select gather take "
     "take_along_dim as_strided unfold im2col col2im constant_pad_nd reflection_pad1d reflection_pad2d "
-    "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d _unsafe_index "
+    "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d _pad_circular _unsafe_index "
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
     "_upsample_nearest_exact3d pixel_shuffle pixel_unshuffle channel_shuffle "
     "scatter index_copy index_put index_fill slice_scatter select_scatter masked_select repeat_interleave diagonal "
@@ -76,7 +78,7 @@ SPECIAL = _names(
     "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt pow square reciprocal sigmoid tanh gelu silu mish elu celu selu "
     "softplus log_sigmoid_forward _softmax _log_softmax softmax log_softmax erf erfc sin cos tan atan atan2 asin acos "
     "sinh cosh logit norm linalg_vector_norm var var_mean std std_mean prod logsumexp glu native_layer_norm "
-    "native_group_norm _fused_rms_norm rms_norm"
+    "native_group_norm _fused_rms_norm rms_norm _safe_softmax"
 )
 NORMS = _names("native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
                "miopen_batch_norm _batch_norm_with_update")  # fmt: skip

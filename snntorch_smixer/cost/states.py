@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,43 +16,42 @@ from snntorch_smixer.neurons import reset
 def at_rest(model: nn.Module) -> Iterator[None]:
     """Neurons start at rest; afterwards buffers, states and attributes of every module are what they were.
 
-    Knows snnTorch's ``reset_mem`` and the ``reset`` of SpikingJelly's modules with memories.
+    Knows snnTorch's ``reset_mem``, and ``reset`` or ``n_reset`` without arguments as SpikingJelly's ``reset_net`` does.
     """
     held = [(module, _held(module)) for module in model.modules()]
-    tensors = {id(x): (x, x.detach().clone()) for _, copies in held for copy in copies.values() for x in _tensors(copy)}
+    tensors = {id(x): (x, x.detach().clone()) for _, parts in held for part in parts.values() for x in _tensors(part)}
+    lists = [(x, list(x)) for _, parts in held for part in parts.values() for x in part.values() if type(x) is list]
     try:
         reset(model)
         for module in model.modules():
-            if "_memories" in module.__dict__:
-                module.reset()  # type: ignore[operator]
+            _reset(module)
         yield
     finally:
-        for module, copies in held:
-            for name, copy in copies.items():
-                _restore(module, name, copy)
+        for module, parts in held:
+            for name, part in parts.items():
+                live = module.__dict__[name] if name else module.__dict__
+                live.clear()
+                live.update(part)
+        for items, content in lists:
+            items[:] = content
         for x, value in tensors.values():
             x.detach().copy_(value)
 
 
-_CONTAINERS = ("_buffers", "_memories")
+def _reset(module: nn.Module) -> None:
+    for name in ("reset", "n_reset"):
+        method = getattr(module, name, None)
+        if callable(method) and all(p.default is not p.empty for p in inspect.signature(method).parameters.values()):
+            method()
 
 
 def _held(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """Buffers, memories and plain attributes of one module, as they are."""
-    own = {k: v for k, v in module.__dict__.items() if isinstance(v, Tensor | int | float | bool | None | list | tuple)}
-    return {"": own} | {name: dict(module.__dict__[name]) for name in _CONTAINERS if name in module.__dict__}
+    """Buffers, memories and attributes of one module, as they are."""
+    names = [name for name in ("_buffers", "_memories") if name in module.__dict__]
+    return {"": dict(module.__dict__)} | {name: dict(module.__dict__[name]) for name in names}
 
 
-def _restore(module: nn.Module, name: str, copy: dict[str, Any]) -> None:
-    if name:
-        live = module.__dict__[name]
-        live.clear()
-        live.update(copy)
-        return
-    module.__dict__.update(copy)
-
-
-def _tensors(copy: dict[str, Any]) -> Iterator[Tensor]:
-    for value in copy.values():
-        if isinstance(value, Tensor):
+def _tensors(part: dict[str, Any]) -> Iterator[Tensor]:
+    for value in part.values():
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             yield value

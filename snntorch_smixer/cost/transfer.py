@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from snntorch_smixer.cost import axes as ax
 from snntorch_smixer.cost import rules
 from snntorch_smixer.cost.axes import Axes
-from snntorch_smixer.cost.notes import Call, Note, Role, Values
+from snntorch_smixer.cost.notes import Call, Note, Padding, Role, Values
 
 
 @dataclass
@@ -53,7 +54,7 @@ def transfer(call: Call, clock: Clock) -> list[Note]:
         note.step = max(steps) if steps and not ax.has(note.axes, "t") else None
         note.static = _static(note, notes)
         result.append(note)
-    if len(result) == 1:
+    if len(result) == 1 or name in rules.NORMS:
         _values(call, main, result[0])
     return result
 
@@ -162,12 +163,18 @@ def _values(call: Call, main: Note, result: Note) -> None:
     """What is known of the numbers: shared by reshapes; a unit passes constant factors, means and sums of its kind."""
     name, data = call.name, [n for n in call.notes if n.role == Role.DATA]
     result.unit = main.unit if name in rules.MOVING else 1.0
+    result.fired = all(n.fired for n in data) if name in rules.MOVING else name in _GATES and any(_fired(call))
+    result.padding = _padding(call, main)
+    if len(data) == 1 and (name in rules.MOVING or name in rules.ADDING):
+        result.base, result.compared = main.base or main.values, main.compared
     if name in rules.SAME_VALUES:
         result.values, result.linear, result.reached = main.values, main.linear, main.reached
         return
     factor = _factor(call, main)
     if factor is not None:
         result.unit, result.reached = main.unit * factor, main.reached
+        result.fired = main.fired and name != "mean"
+        result.base, result.compared = main.base or main.values, main.compared
     elif name in rules.NORMS:
         result.reached = main.reached
     elif name in ("add", "sub"):
@@ -176,6 +183,31 @@ def _values(call: Call, main: Note, result: Note) -> None:
         result.linear = len(data) == 1 and main.linear
     if name in _KEEPS_UNIT and len({n.unit for n in data}) == 1:
         result.unit = data[0].unit
+
+
+_GATES = frozenset({"mul", "where", "masked_fill"})
+
+
+def _fired(call: Call) -> Iterator[bool]:
+    """Spikes that a mask of truth values silences in part are still these spikes."""
+    masked = call.name != "mul" or any(x.dtype == torch.bool for x in call.tensors)
+    return (masked and n.fired and x.is_floating_point() for x, n in zip(call.tensors, call.notes, strict=True))
+
+
+def _padding(call: Call, main: Note) -> Padding | None:
+    """Padding of an activation, for the convolution behind it."""
+    if call.name in ("_to_copy", "clone", "detach"):
+        return main.padding
+    if main.role != Role.DATA or not ("pad" in call.name and call.name in rules.MOVING):
+        return None
+    x = call.tensors[0]
+    if main.padding is not None or call.name != "constant_pad_nd" or any(p < 0 for p in call.args[1]):
+        return Padding(main.padding.x if main.padding is not None else x, None)
+    if len(call.args) > 2 and call.args[2] != 0:
+        return Padding(x, None)
+    flat = list(call.args[1])
+    pairs = [(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)][::-1]
+    return Padding(x, (*[(0, 0)] * (x.dim() - len(pairs)), *pairs))
 
 
 _KEEPS_UNIT = frozenset({"add", "sub", "sum", "relu"}) | rules.POOLING

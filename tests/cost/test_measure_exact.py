@@ -226,7 +226,7 @@ def test_attention_is_activation_by_activation(scale: float, mode: str):
     assert records.coverage == 1.0
 
 
-def test_gates_count_pairs_with_either_nonzero():
+def test_gates_send_each_nonzero_to_its_partner():
     x, mask = values("spikes", T, B, N, C), values("spikes", T, B, N, 1, seed=1)
 
     class Gate(nn.Module):
@@ -234,8 +234,8 @@ def test_gates_count_pairs_with_either_nonzero():
             return x * mask
 
     record = measure(Gate(), (x, mask), axes="t b").layer("")
-    either = sum(bool(a != 0) or bool(b != 0) for a, b in zip(x.flatten(), mask.expand(x.shape).flatten(), strict=True))
-    assert (record.op, record["gates"], record["act_act"], record["muls"]) == ("elementwise", either, 0, 0)
+    sent = sum(bool(a != 0) + bool(b != 0) for a, b in zip(x.flatten(), mask.expand(x.shape).flatten(), strict=True))
+    assert (record.op, record["gates"], record["act_act"], record["muls"]) == ("elementwise", sent, 0, 0)
 
 
 def test_residual_adds_and_constant_factors():
