@@ -28,7 +28,8 @@ clean: ## Remove caches and results; the environment stays (rm -r .venv for a ne
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # One install command on purpose: torch and torchvision have to be chosen together. SpikingJelly, whose models the tests
-# wrap, comes without its dependencies: it asks for CUDA builds of torchvision and torchaudio and imports neither.
+# wrap, and NeuroBench, whose counts they compare with ours, come without their dependencies: they ask for CUDA builds of
+# torchvision and torchaudio, and neither is imported.
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not found; install Python 3.11 or newer, or name one: make test PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old; Python 3.11 or newer is needed, for example: make test PYTHON=python3.12" >&2; exit 1; }
@@ -36,5 +37,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "make: installing into $(VENV), about a minute the first time"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps spikingjelly
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps spikingjelly neurobench
 	@touch $(READY)

@@ -13,8 +13,8 @@ from snntorch_smixer.bench.macs import dense_macs
 from snntorch_smixer.bench.memory import saved_bytes
 from snntorch_smixer.bench.throughput import throughput
 from snntorch_smixer.models.evaluate import accuracy
-from snntorch_smixer.modes import in_mode
 from snntorch_smixer.models.smixer_net import SMixerNet
+from snntorch_smixer.modes import in_mode
 
 
 @dataclass(frozen=True)

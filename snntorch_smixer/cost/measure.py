@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snntorch_smixer.cost import axes as ax
-from snntorch_smixer.cost.notes import Note, Role, write
-from snntorch_smixer.cost.recorder import Recorder
+from snntorch_smixer.cost.counting import axes as ax
+from snntorch_smixer.cost.counting.notes import Note, Role, write
+from snntorch_smixer.cost.counting.recorder import Recorder
+from snntorch_smixer.cost.counting.states import at_rest
+from snntorch_smixer.cost.counting.transfer import Clock
 from snntorch_smixer.cost.records import Records
-from snntorch_smixer.cost.states import at_rest
-from snntorch_smixer.cost.transfer import Clock
 from snntorch_smixer.errors import MeasureError
 from snntorch_smixer.modes import in_mode
 

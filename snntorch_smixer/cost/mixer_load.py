@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from snntorch_smixer.cost.chip import Profile
-from snntorch_smixer.cost.published import check_within, read_data
+from snntorch_smixer.cost.paper.published import check_within, read_data
 from snntorch_smixer.cost.records import Geometry, Records
 from snntorch_smixer.errors import ProfileError, SettingError, check_count
 

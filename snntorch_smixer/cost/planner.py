@@ -10,7 +10,7 @@ from snntorch_smixer.cost.mixer_load import CoreLimits as CoreLimits
 from snntorch_smixer.cost.mixer_load import MemoryPrices as MemoryPrices
 from snntorch_smixer.cost.mixer_load import MixerLoad as MixerLoad
 from snntorch_smixer.cost.mixer_load import memory_prices as memory_prices
-from snntorch_smixer.cost.published import check_within
+from snntorch_smixer.cost.paper.published import check_within
 from snntorch_smixer.cost.records import Geometry
 
 Cores = Callable[[Geometry], int | None]

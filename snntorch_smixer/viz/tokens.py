@@ -12,8 +12,8 @@ from torch import Tensor
 
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.extras import need
-from snntorch_smixer.modes import in_mode
 from snntorch_smixer.models.smixer_net import SMixerNet
+from snntorch_smixer.modes import in_mode
 from snntorch_smixer.pruning.siv import siv
 
 _GREY = (0.82, 0.82, 0.84)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -83,10 +84,8 @@ def mixing_events(x: Tensor) -> int:
     tokens, channels = x.shape[-2:]
     found = 0
     for one in x.reshape(-1, tokens, channels):
-        for n in range(tokens):
-            for c in range(channels):
-                for _m in range(tokens):
-                    found += bool(one[n, c] != 0)
+        for n, c, _m in product(range(tokens), range(channels), range(tokens)):
+            found += bool(one[n, c] != 0)
     return found
 
 

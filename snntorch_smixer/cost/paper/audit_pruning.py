@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from snntorch_smixer.cost.part_macs import Finding, PartMacs, check_prices, energy_mj, rate_for
-from snntorch_smixer.cost.published import PAPER_ENERGY, check_within
+from snntorch_smixer.cost.paper.part_macs import Finding, PartMacs, check_prices, energy_mj, rate_for
+from snntorch_smixer.cost.paper.published import PAPER_ENERGY, check_within
 from snntorch_smixer.errors import SettingError, check_count
 
 SCOPES = ("all", "no_spiking_stem", "blocks_only")

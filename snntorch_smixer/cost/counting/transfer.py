@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snntorch_smixer.cost import axes as ax
-from snntorch_smixer.cost import rules
-from snntorch_smixer.cost.axes import Axes
-from snntorch_smixer.cost.notes import Call, Note, Padding, Role, Values
+from snntorch_smixer.cost.counting import axes as ax
+from snntorch_smixer.cost.counting import rules
+from snntorch_smixer.cost.counting.axes import Axes
+from snntorch_smixer.cost.counting.notes import Call, Note, Padding, Role, Values
 
 
 @dataclass
@@ -80,8 +80,8 @@ def _picked(call: Call, main: Note) -> list[Note]:
     axis = main.axes[at]
     is_time = len(axis) == 1 and axis[0][0] == "t"
     indices = range(len(call.out)) if call.name == "unbind" else [call.args[2] % max(1, ax.size_of(axis))]
-    fresh = main.but(axes=ax.dropped(main.axes, [at]), static=False, reached=None)
-    return [fresh.but(step=i if is_time else main.step, values=Values()) for i in indices]
+    fresh = replace(main, axes=ax.dropped(main.axes, [at]), static=False, reached=None)
+    return [replace(fresh, step=i if is_time else main.step, values=Values()) for i in indices]
 
 
 def _axes(call: Call, main: Note, out: Tensor, clock: Clock) -> Axes:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from snntorch_smixer.cost.axes import Axis
-from snntorch_smixer.cost.notes import Note, Values
+from snntorch_smixer.cost.counting.axes import Axis
+from snntorch_smixer.cost.counting.notes import Note, Values
 from snntorch_smixer.errors import MeasureError
 
 LARGEST_GRADED = 4095

@@ -164,7 +164,7 @@ def static_saving_mj(log: PublishedLog, *, mac_pj: float) -> float:
 
 def read_data(file: str) -> str:
     """Text of a file of ``published_logs``."""
-    return (files("snntorch_smixer.cost") / "published_logs" / file).read_text(encoding="utf-8")
+    return (files("snntorch_smixer.cost.paper") / "published_logs" / file).read_text(encoding="utf-8")
 
 
 def check_within(where: str, name: str, value: object, low: float = 0.0, high: float = float("inf")) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snntorch_smixer.cost.axes import Axes
+from snntorch_smixer.cost.counting.axes import Axes
 
 _NAME = "_smixer_cost_note"
 
@@ -94,10 +94,6 @@ class Note:
     number: bool = False
     reached: int | None = None
     values: Values = field(default_factory=Values)
-
-    def but(self, **changes: Any) -> Note:  # a copy with changes; `values` stays shared
-        """A copy with some attributes changed."""
-        return replace(self, **changes)
 
 
 @dataclass(frozen=True)

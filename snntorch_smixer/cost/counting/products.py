@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
-from snntorch_smixer.cost.counters import (
+from snntorch_smixer.cost.counting.counters import (
     Convolution,
     Operand,
     Setting,
@@ -15,7 +16,7 @@ from snntorch_smixer.cost.counters import (
     is_activation,
     matrix_product,
 )
-from snntorch_smixer.cost.notes import Call, Role
+from snntorch_smixer.cost.counting.notes import Call, Role
 
 
 def _operand(call: Call, x: Tensor) -> Operand:
@@ -55,12 +56,12 @@ def _mv(call: Call, setting: Setting) -> Tally | None:
 
 def _dot(call: Call, setting: Setting) -> Tally | None:
     left, right = (_operand(call, x) for x in call.args[:2])
-    row = Operand(left.x[None], left.note.but(axes=((), *left.note.axes)))
+    row = Operand(left.x[None], replace(left.note, axes=((), *left.note.axes)))
     return _pair(call, row, _as_column(right), setting)
 
 
 def _as_column(vector: Operand) -> Operand:
-    return Operand(vector.x[:, None], vector.note.but(axes=(*vector.note.axes, ())))
+    return Operand(vector.x[:, None], replace(vector.note, axes=(*vector.note.axes, ())))
 
 
 def _convolution(call: Call, setting: Setting) -> Tally | None:
@@ -74,7 +75,7 @@ def _convolution(call: Call, setting: Setting) -> Tally | None:
 def _attention(call: Call, setting: Setting) -> Tally | None:
     """Softmax attention in one call: the two products inside it, its exponentials, and real-valued weights on V."""
     query, key, value = (_operand(call, x) for x in call.args[:3])
-    flipped = Operand(key.x.transpose(-1, -2), key.note.but(axes=(*key.note.axes[:-2], *key.note.axes[:-3:-1])))
+    flipped = Operand(key.x.transpose(-1, -2), replace(key.note, axes=(*key.note.axes[:-2], *key.note.axes[:-3:-1])))
     tally = _pair(call, query, flipped, setting)
     if tally is None:
         return None

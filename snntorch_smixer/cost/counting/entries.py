@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from snntorch_smixer.cost import axes as ax
-from snntorch_smixer.cost.notes import Note
+from snntorch_smixer.cost.counting import axes as ax
+from snntorch_smixer.cost.counting.notes import Note
 from snntorch_smixer.cost.records import Geometry, Record, Records, Uncounted
 
 

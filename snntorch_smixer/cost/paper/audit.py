@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from snntorch_smixer.cost.part_macs import READINGS as READINGS
-from snntorch_smixer.cost.part_macs import Finding as Finding
-from snntorch_smixer.cost.part_macs import PartMacs as PartMacs
-from snntorch_smixer.cost.part_macs import energy_mj as energy_mj
-from snntorch_smixer.cost.part_macs import rate_for as rate_for
-from snntorch_smixer.cost.published import PAPER_ABLATION, PAPER_ENERGY, PaperRow, PublishedLog, check_within
+from snntorch_smixer.cost.paper.part_macs import READINGS as READINGS
+from snntorch_smixer.cost.paper.part_macs import Finding as Finding
+from snntorch_smixer.cost.paper.part_macs import PartMacs as PartMacs
+from snntorch_smixer.cost.paper.part_macs import energy_mj as energy_mj
+from snntorch_smixer.cost.paper.part_macs import rate_for as rate_for
+from snntorch_smixer.cost.paper.published import PAPER_ABLATION, PAPER_ENERGY, PaperRow, PublishedLog, check_within
 from snntorch_smixer.errors import SettingError, check_count
 
 

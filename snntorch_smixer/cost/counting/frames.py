@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from snntorch_smixer.cost.neurons import first_tensor, is_neuron
-from snntorch_smixer.cost.notes import Note
+from snntorch_smixer.cost.counting.neurons import first_tensor, is_neuron
+from snntorch_smixer.cost.counting.notes import Note
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from snntorch_smixer.cost.published import check_within
+from snntorch_smixer.cost.paper.published import check_within
 from snntorch_smixer.errors import SettingError, check_count
 
 READINGS: Mapping[str, str] = {

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from snntorch_smixer.cost.audit import (
+from snntorch_smixer.cost.paper.audit import (
     READINGS,
     PartMacs,
     audit_energy,
@@ -13,8 +13,8 @@ from snntorch_smixer.cost.audit import (
     mapped_events,
     rate_for,
 )
-from snntorch_smixer.cost.audit_pruning import PruningAudit, Run, audit_pruning, split_saving
-from snntorch_smixer.cost.published import published_log
+from snntorch_smixer.cost.paper.audit_pruning import PruningAudit, Run, audit_pruning, split_saving
+from snntorch_smixer.cost.paper.published import published_log
 from snntorch_smixer.errors import SettingError
 
 PJ = {"mac_pj": 4.6, "ac_pj": 0.9}

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snntorch_smixer.cost import rules
-from snntorch_smixer.cost.notes import Call, Note, Role
-from snntorch_smixer.cost.values import Scratch, nonzero
+from snntorch_smixer.cost.counting import rules
+from snntorch_smixer.cost.counting.notes import Call, Note, Role
+from snntorch_smixer.cost.counting.values import Scratch, nonzero
 
 Verdict = Mapping[str, int] | str | None
 """Counts, the rule by which the call is free, or None where nothing covers it."""

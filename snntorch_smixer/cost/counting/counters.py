@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snntorch_smixer.cost.axes import Axes, count, plain
-from snntorch_smixer.cost.notes import Note, Padding, Role
+from snntorch_smixer.cost.counting.axes import Axes, count, plain
+from snntorch_smixer.cost.counting.notes import Note, Padding, Role
+from snntorch_smixer.cost.counting.values import Scratch, classify, nonzero, spread, units
 from snntorch_smixer.cost.records import Geometry
-from snntorch_smixer.cost.values import Scratch, classify, nonzero, spread, units
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def one_sided(x: Operand, fold: Fold, axes: Axes, reach: Reach, setting: Setting
     else:
         counts |= {"mac": counts["synapses"], "effective_mac": total}
         events = edges
-    return Tally("", [kind], counts, events, x.note.but(axes=axes)), folded
+    return Tally("", [kind], counts, events, replace(x.note, axes=axes)), folded
 
 
 def _sent(x: Operand, folded: Tensor, setting: Setting) -> int:
@@ -170,7 +170,7 @@ def _two_sided(left: Operand, right: Operand, setting: Setting) -> Tally:
         counts["mac"], counts["effective_mac"] = counts["synapses"], counts.pop("coincidences")
         del counts["rate_sop"], counts["act_act"], counts["act_act_units"]
     unit = left.note.values.unit * right.note.values.unit if "analog" not in kinds else 1.0
-    return Tally("act_act", kinds, counts, events, left.note.but(axes=axes), unit=unit)
+    return Tally("act_act", kinds, counts, events, replace(left.note, axes=axes), unit=unit)
 
 
 def _sum_of_units(side: Operand, setting: Setting) -> int:

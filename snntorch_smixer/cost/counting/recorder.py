@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from snntorch_smixer.cost import axes as ax
-from snntorch_smixer.cost import rules
-from snntorch_smixer.cost.counters import Setting, Tally
-from snntorch_smixer.cost.elementwise import verdict
-from snntorch_smixer.cost.entries import Books
-from snntorch_smixer.cost.frames import Firing, Frame, Stack
-from snntorch_smixer.cost.neurons import state_variables
-from snntorch_smixer.cost.notes import Call, Note, Role, Values, read, storage_of, write
-from snntorch_smixer.cost.products import PRODUCTS
-from snntorch_smixer.cost.transfer import Clock, transfer
-from snntorch_smixer.cost.values import Scratch, classify, nonzero, spread
+from snntorch_smixer.cost.counting import axes as ax
+from snntorch_smixer.cost.counting import rules
+from snntorch_smixer.cost.counting.counters import Setting, Tally
+from snntorch_smixer.cost.counting.elementwise import verdict
+from snntorch_smixer.cost.counting.entries import Books
+from snntorch_smixer.cost.counting.frames import Firing, Frame, Stack
+from snntorch_smixer.cost.counting.neurons import state_variables
+from snntorch_smixer.cost.counting.notes import Call, Note, Role, Values, read, storage_of, write
+from snntorch_smixer.cost.counting.products import PRODUCTS
+from snntorch_smixer.cost.counting.transfer import Clock, transfer
+from snntorch_smixer.cost.counting.values import Scratch, classify, nonzero, spread
 
 _IN_NEURONS = (
     rules.ADDING | rules.SCALING | rules.COMPARING | rules.THRESHOLD | rules.EQUALITY | rules.SPECIAL | rules.MOVING
@@ -118,7 +119,7 @@ class Recorder(TorchDispatchMode):
             place = storage_of(x)
             if written and note.role == Role.DATA:
                 self._data.add(place)
-                note = note.but(values=Values())
+                note = replace(note, values=Values())
             elif not func.is_view:
                 self._data.discard(place)
             write(x, note)

@@ -1,0 +1,1 @@
+"""The energy numbers of the paper and of published logs, rebuilt."""
