@@ -1,16 +1,14 @@
-"""What the planner of W_M' is told: the mixers of a network, the limits of a core, the price of moving weights."""
+"""What the planner of W_M' is told: the mixers of a network, the price of moving weights."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 
-from snntorch_smixer.cost.chip import Profile
 from snntorch_smixer.cost.paper.published import check_within, read_data
-from snntorch_smixer.cost.records import Geometry, Records
-from snntorch_smixer.errors import ProfileError, SettingError, check_count
+from snntorch_smixer.cost.records import Records
+from snntorch_smixer.errors import SettingError, check_count
 
 
 @dataclass(frozen=True)
@@ -79,81 +77,6 @@ class MixerLoad:
         rate = sum(mixer["packets"] for mixer in mixers) / inputs if inputs else 0.0
         blocks, heads = len(mixers), shape.weight_sets
         return cls(shape.fan_in, kept, shape.blocks, heads, blocks, records.steps, rate, held)
-
-
-@dataclass(frozen=True)
-class CoreLimits:
-    """What one core holds, enough to place a token mixer channel by channel.
-
-    Attributes:
-        neurons: neurons of a core.
-        axons: inputs of a core, None for no limit.
-        fan_in: inputs of one neuron, None for no limit.
-        synapse_bits: weight memory of a core in bits, None for no limit (a crossbar is limited by axons and neurons).
-        weight_bits: bits of a weight.
-        shares_weights: channels of one head use one copy of their matrix.
-    """
-
-    neurons: int
-    axons: int | None = None
-    fan_in: int | None = None
-    synapse_bits: int | None = None
-    weight_bits: int = 8
-    shares_weights: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("neurons", "axons", "fan_in", "synapse_bits", "weight_bits"):
-            if getattr(self, name) is not None or name in ("neurons", "weight_bits"):
-                check_count("CoreLimits", name, getattr(self, name))
-
-    @classmethod
-    def from_profile(cls, profile: Profile) -> CoreLimits:
-        """The limits of a chip's core; a crossbar is limited by its rows and columns, not by its memory.
-
-        Raises:
-            ProfileError: neurons per core are not published.
-        """
-        capacity = profile.capacity
-        if capacity.neurons_per_core is None:
-            raise ProfileError(
-                f"CoreLimits: {profile.name} gives no neurons_per_core. Wanted a whole number. "
-                "Choose another chip, or pass CoreLimits of your own."
-            )
-        return cls(
-            neurons=capacity.neurons_per_core,
-            axons=capacity.fan_in,
-            synapse_bits=None if capacity.synapses_per_core is not None else capacity.synapse_bits_per_core,
-            weight_bits=profile.weight_bits,
-            shares_weights=capacity.shares_weights,
-        )
-
-    def cores(self, geometry: Geometry) -> int | None:
-        """Cores for one mixer, whole channels side by side; None where one neuron's inputs do not fit a core."""
-        reach = [limit for limit in (self.axons, self.fan_in) if limit is not None]
-        if any(geometry.fan_in > limit for limit in reach):
-            return None
-        channels = self.neurons // geometry.outputs
-        if self.axons is not None:
-            channels = min(channels, self.axons // geometry.fan_in)
-        channels = min(channels, geometry.blocks)
-        while channels and not self._stores(geometry, channels):
-            channels -= 1
-        return ceil(geometry.blocks / channels) if channels else self._split(geometry)
-
-    def _stores(self, geometry: Geometry, channels: int) -> bool:
-        """True where the weights of so many neighbouring channels fit; they may straddle heads."""
-        if self.synapse_bits is None:
-            return True
-        per_set = max(1, geometry.blocks // geometry.weight_sets)
-        copies = min(ceil((channels - 1) / per_set) + 1, geometry.weight_sets) if self.shares_weights else channels
-        return copies * geometry.fan_in * geometry.outputs * self.weight_bits <= self.synapse_bits
-
-    def _split(self, geometry: Geometry) -> int | None:
-        """Cores where one channel takes several."""
-        rows = self.neurons
-        if self.synapse_bits is not None:
-            rows = min(rows, self.synapse_bits // (geometry.fan_in * self.weight_bits))
-        return geometry.blocks * ceil(geometry.outputs / rows) if rows else None
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from snntorch_smixer.cost.chip import Profile
+from snntorch_smixer.cost.fits import fits
 from snntorch_smixer.cost.mixer_load import Band as Band
-from snntorch_smixer.cost.mixer_load import CoreLimits as CoreLimits
 from snntorch_smixer.cost.mixer_load import MemoryPrices as MemoryPrices
 from snntorch_smixer.cost.mixer_load import MixerLoad as MixerLoad
 from snntorch_smixer.cost.mixer_load import memory_prices as memory_prices
@@ -14,13 +15,22 @@ from snntorch_smixer.cost.paper.published import check_within
 from snntorch_smixer.cost.records import Geometry
 
 Cores = Callable[[Geometry], int | None]
-"""Cores that the neurons of one layer fill, None where they do not fit; for example `CoreLimits.cores`."""
+"""Cores that the neurons of one layer fill, None where they do not fit; for example `cores_on` of a chip."""
 
 IMPLEMENTATIONS: Mapping[str, str] = {
     "F": "full matrix; silent tokens are gated, weights and slots stay",
     "S": "static N' x N' matrix; tokens sit in slots by rank, and a table maps positions to slots",
     "G": "the rows and columns of the kept tokens are written into the cores for each sample",
 }
+
+
+def cores_on(profile: Profile) -> Cores:
+    """Cores of one mixer on a chip, placed as `fits` does, whole channels together.
+
+    Raises:
+        ProfileError: when called: the profile says nothing about the neurons of a core.
+    """
+    return lambda geometry: fits({"w_m": geometry}, profile).layers[0].cores
 
 
 @dataclass(frozen=True)

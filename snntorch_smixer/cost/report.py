@@ -11,6 +11,7 @@ from typing import Any
 
 from snntorch_smixer.cost.compare import CAUSES, Comparison
 from snntorch_smixer.cost.estimate import CostReport, Row
+from snntorch_smixer.cost.fits import Fit
 from snntorch_smixer.cost.records import COUNTS
 
 _PJ_PER_MJ = 10**9
@@ -52,6 +53,25 @@ def comparison_to_text(comparison: Comparison) -> str:
     cells.append(["total", _uj(a.energy_mj * _PJ_PER_MJ), _uj(b.energy_mj * _PJ_PER_MJ)])
     missing = sorted({entry.term for report in (a, b) for entry in report.unpriced})
     return "\n".join([*lines, *([f"both without {', '.join(missing)}"] if missing else []), "", *_aligned(cells, 1)])
+
+
+def fit_to_text(fit: Fit) -> str:
+    """Cores and chips, what binds in each layer, and what does not fit."""
+    fitting = f"{fit.cores} cores" + _chips(fit.chips)
+    lines = [f"{fit.profile}: {fitting}" if fit.ok else f"{fit.profile}: DOES NOT FIT, {len(fit.problems)} layers"]
+    bound = f"{fit.least_cores} cores" + _chips(fit.least_chips)
+    lines.append(f"{fit.neurons} neurons" + (f"; by neurons alone {bound}" if fit.least_cores else ""))
+    lines += [f"not checked: {', '.join(fit.unchecked)}"] if fit.unchecked else []
+    cells = [["layer", "limit", "blocks/core", "neurons/block", "cores"]]
+    for layer in fit.layers:
+        sizes = ["", "", "-"] if layer.problem else [str(layer.blocks_per_core), str(layer.outputs_per_core), ""]
+        sizes[2] = "-" if layer.cores is None else str(layer.cores)
+        cells.append([layer.layer, layer.problem or layer.limit, *sizes])
+    return "\n".join([*lines, "", *_aligned([*cells, ["total", "", "", "", str(fit.cores) if fit.ok else "-"]], 2)])
+
+
+def _chips(count: int | None) -> str:
+    return "" if not count else f", {count} chip{'s' if count > 1 else ''}"
 
 
 def to_markdown(report: CostReport) -> str:

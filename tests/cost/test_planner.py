@@ -4,28 +4,34 @@ from dataclasses import replace
 
 import pytest
 
-from snntorch_smixer.cost.chip import Capacity
 from snntorch_smixer.cost.planner import (
     IMPLEMENTATIONS,
     Band,
-    CoreLimits,
+    Cores,
     MemoryPrices,
     MixerLoad,
     WPrimePlan,
     core_steps,
+    cores_on,
     memory_prices,
     plan_w_prime,
 )
+from snntorch_smixer.cost.profile import load_profile
 from snntorch_smixer.cost.records import Geometry, Record, Records
-from snntorch_smixer.errors import ProfileError, SettingError
+from snntorch_smixer.errors import SettingError
 from snntorch_smixer.pruning.spatial import tokens_kept
 
 IMAGENET = MixerLoad(tokens=196, kept=137, channels=768, heads=16, blocks=8, steps=1, rate=0.158, held=0.85)
 # 3.90 M events imply this rate; at the 0.158 of the larger network they would be 3.98 M.
 CIFAR = MixerLoad(tokens=64, kept=44, channels=384, heads=16, blocks=4, steps=4, rate=0.155, held=0.85)
 MEMORY = MemoryPrices(Band(162.5, 325.0, "recalled", "DRAM"), Band(5.0, 5.0, "assumed", "SRAM"))
-TRUENORTH = CoreLimits(neurons=256, axons=256)
-LOIHI = CoreLimits(neurons=1024, axons=4096, synapse_bits=128 * 1024 * 8, shares_weights=True)
+TRUENORTH, LOIHI = (cores_on(load_profile(name)) for name in ("truenorth", "loihi1"))
+
+
+def core(**limits: object) -> Cores:
+    """A chip like Loihi but for these limits."""
+    loihi = load_profile("loihi1")
+    return cores_on(replace(loihi, capacity=replace(loihi.capacity, **limits)))
 
 
 def plan(load: MixerLoad, event_pj: float = 0.9, *, gate_destination: bool = False) -> WPrimePlan:
@@ -129,13 +135,13 @@ def test_nothing_pruned():
 
 
 def test_truenorth_frees_cores_in_steps():
-    first, second, *_ = core_steps(IMAGENET, cores=TRUENORTH.cores)
+    first, second, *_ = core_steps(IMAGENET, cores=TRUENORTH)
     assert (first.kept, first.cores) == (196, 768)
     assert (second.kept, second.cores) == (128, 384)
     assert second.pruned == pytest.approx(0.347, abs=5e-4)
-    counts = {ps: TRUENORTH.cores(mixer(tokens_kept(196, ps))) for ps in (0.0, 0.30, 0.34, 0.35)}
+    counts = {ps: TRUENORTH(mixer(tokens_kept(196, ps))) for ps in (0.0, 0.30, 0.34, 0.35)}
     assert counts == {0.0: 768, 0.30: 768, 0.34: 768, 0.35: 384}
-    assert [TRUENORTH.cores(mixer(n, channels=384)) for n in (64, tokens_kept(64, 0.3))] == [96, 77]
+    assert [TRUENORTH(mixer(n, channels=384)) for n in (64, tokens_kept(64, 0.3))] == [96, 77]
 
 
 def test_rounding_of_the_kept_tokens():
@@ -147,42 +153,23 @@ def mixer(tokens: int, channels: int = 768) -> Geometry:
 
 
 def test_loihi_with_and_without_shared_weights():
-    alone = replace(LOIHI, shares_weights=False)
-    assert [LOIHI.cores(mixer(n)) for n in (196, 137)] == [154, 110]
-    assert [alone.cores(mixer(n)) for n in (196, 137)] == [256, 128]
-    full, slots, _ = plan_w_prime(IMAGENET, event_pj=0.9, memory=MEMORY, cores=LOIHI.cores).options
+    alone = core(shares_weights=False)
+    assert [LOIHI(mixer(n)) for n in (196, 137)] == [154, 110]
+    assert [alone(mixer(n)) for n in (196, 137)] == [256, 128]
+    full, slots, _ = plan_w_prime(IMAGENET, event_pj=0.9, memory=MEMORY, cores=LOIHI).options
     assert (full.cores_per_block, slots.cores_per_block) == (154, 110)
     assert plan(IMAGENET).option("F").cores_per_block is None
 
 
 def test_a_channel_that_needs_several_cores_or_none():
-    assert CoreLimits(neurons=64).cores(mixer(196)) == 768 * 4
+    shared = {"fan_in": None, "synapse_bits_per_core": None}
+    assert core(neurons_per_core=64, **shared)(mixer(196)) == 196 * 768 // 64
     # 196 eight-bit weights a neuron: 20 neurons in 4000 bytes.
-    assert CoreLimits(neurons=64, synapse_bits=32_000).cores(mixer(196)) == 768 * 10
-    assert CoreLimits(neurons=64, synapse_bits=1_000).cores(mixer(196)) is None
-    assert CoreLimits(neurons=256, fan_in=128).cores(mixer(196)) is None
-    assert CoreLimits(neurons=10**6, synapse_bits=10**7).cores(mixer(196)) == 768 // 32
-    assert core_steps(IMAGENET, cores=CoreLimits(neurons=256, axons=128).cores)[0].kept == 128
-
-
-class Chip:
-    """The two attributes of a profile that placement reads, and its name."""
-
-    def __init__(self, capacity: Capacity, weight_bits: int = 8) -> None:
-        self.name, self.capacity, self.weight_bits = "toy", capacity, weight_bits
-
-
-def test_limits_of_a_profile():
-    loihi = Capacity(
-        neurons_per_core=1024, fan_in=4096, synapse_bits_per_core=2**20, shares_weights=True, sources=("x",)
-    )
-    assert CoreLimits.from_profile(Chip(loihi)) == LOIHI
-    crossbar = Capacity(
-        neurons_per_core=256, fan_in=256, synapses_per_core=65536, synapse_bits_per_core=65536, sources=("x",)
-    )
-    assert CoreLimits.from_profile(Chip(crossbar)) == TRUENORTH
-    with pytest.raises(ProfileError, match=r"CoreLimits: toy gives no neurons_per_core. Wanted .* Choose another"):
-        CoreLimits.from_profile(Chip(Capacity()))
+    few = {"neurons_per_core": 64, "fan_in": None, "shares_weights": False}
+    assert core(**few, synapse_bits_per_core=32_000)(mixer(196)) == 768 * 10
+    assert core(**few, synapse_bits_per_core=1_000)(mixer(196)) is None
+    assert core(fan_in=128)(mixer(196)) is None
+    assert core_steps(IMAGENET, cores=core(neurons_per_core=256, fan_in=128))[0].kept == 128
 
 
 def test_load_from_records():
@@ -229,7 +216,5 @@ def test_bad_prices_and_limits():
         plan(IMAGENET, -0.9)
     with pytest.raises(SettingError, match=r"Band: high=1.0 must be a finite number of at least 2"):
         Band(2.0, 1.0, "assumed", "")
-    with pytest.raises(SettingError, match=r"CoreLimits: axons=0 must be a whole number of at least 1"):
-        CoreLimits(neurons=256, axons=0)
     with pytest.raises(KeyError):
         plan(IMAGENET).option("X")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 from snntorch_smixer.cost.paper.part_macs import Finding, PartMacs, check_prices, energy_mj, rate_for
 from snntorch_smixer.cost.paper.published import PAPER_ENERGY, check_within
@@ -103,86 +102,6 @@ def audit_pruning(
         explained=(paper.base_mj - scopes[0].pruned.ours) / claimed,
         explained_at_most=(paper.base_mj - bound) / claimed,
         cap_binds=paper.steps > 1,
-    )
-
-
-@dataclass(frozen=True)
-class Run:
-    """How much of a network ran, for `split_saving`.
-
-    Attributes:
-        steps: T' of the blocks.
-        stem_steps: steps of the stem.
-        share: N'/N.
-        rate: mean rate of the blocks, in what ran.
-        stem_rate: mean rate of the spiking stem.
-    """
-
-    steps: int
-    stem_steps: int
-    share: float
-    rate: float
-    stem_rate: float
-
-    def __post_init__(self) -> None:
-        check_count("Run", "steps", self.steps)
-        check_count("Run", "stem_steps", self.stem_steps)
-        check_within("Run", "share", self.share, 0.0, 1.0)
-        check_within("Run", "rate", self.rate)
-        check_within("Run", "stem_rate", self.stem_rate)
-
-
-@dataclass(frozen=True)
-class SavingSplit:
-    """Where a saving comes from, mJ per image; the four shares sum to ``before_mj - after_mj``.
-
-    Attributes:
-        before_mj: energy before.
-        after_mj: energy after.
-        stem_mj: saved in the stem and on the image.
-        time_mj: saved in the blocks by dropping steps.
-        tokens_mj: then by dropping tokens.
-        rate_mj: then by fewer spikes in what is left: a firing cap, or quieter tokens.
-    """
-
-    before_mj: float
-    after_mj: float
-    stem_mj: float
-    time_mj: float
-    tokens_mj: float
-    rate_mj: float
-
-
-def split_saving(macs: PartMacs, *, before: Run, after: Run, mac_pj: float, ac_pj: float) -> SavingSplit:
-    """Split the energy saved between two runs into stem, time, tokens and firing rate, in this order.
-
-    Args:
-        macs: counts of one step with all tokens.
-        before: the run without pruning.
-        after: the run with it.
-        mac_pj: price of a multiply-accumulate.
-        ac_pj: price of an accumulate.
-
-    Raises:
-        SettingError: a bad price.
-    """
-    check_prices("split_saving", mac_pj, ac_pj)
-
-    def blocks(steps: int, share: float, rate: float) -> float:
-        return ac_pj * 1e-9 * steps * rate * macs.with_tokens(share).in_blocks
-
-    def stem(run: Run) -> float:
-        return 1e-9 * run.stem_steps * (mac_pj * macs.analog + ac_pj * run.stem_rate * sum(macs.stem))
-
-    stages = (
-        blocks(before.steps, before.share, before.rate),
-        blocks(after.steps, before.share, before.rate),
-        blocks(after.steps, after.share, before.rate),
-        blocks(after.steps, after.share, after.rate),
-    )
-    time, tokens, rate = (a - b for a, b in pairwise(stages))
-    return SavingSplit(
-        stages[0] + stem(before), stages[-1] + stem(after), stem(before) - stem(after), time, tokens, rate
     )
 
 

@@ -13,7 +13,7 @@ from snntorch_smixer.cost.paper.audit import (
     mapped_events,
     rate_for,
 )
-from snntorch_smixer.cost.paper.audit_pruning import PruningAudit, Run, audit_pruning, split_saving
+from snntorch_smixer.cost.paper.audit_pruning import PruningAudit, audit_pruning
 from snntorch_smixer.cost.paper.published import published_log
 from snntorch_smixer.errors import SettingError
 
@@ -123,12 +123,6 @@ def test_the_stem_is_not_pruned():
     """At its unpruned rate it leaves the blocks 1.4 %."""
     audit = pruning()
     assert audit.block_rate_for_paper == pytest.approx(0.0143, abs=5e-5)
-    rate = audit.scopes[0].rate
-    before, after = Run(1, 1, 1.0, rate, rate), Run(1, 1, 137 / 196, audit.block_rate_for_paper, rate)
-    split = split_saving(MACS, before=before, after=after, **PJ)
-    assert (split.before_mj, split.after_mj) == (pytest.approx(4.45), pytest.approx(2.36))
-    assert (split.stem_mj, split.time_mj) == (0, 0)
-    assert (split.tokens_mj, split.rate_mj) == (pytest.approx(0.666, abs=5e-4), pytest.approx(1.424, abs=5e-4))
 
 
 def test_counting_only_a_part_explains_it_no_better():
@@ -149,18 +143,6 @@ def test_quiet_tokens_take_fewer_spikes_along():
 
 def test_no_cap_binds_at_one_step():
     assert pruning().cap_binds is False
-
-
-def test_a_saving_is_split_without_a_rest():
-    split = split_saving(MACS, before=Run(4, 4, 1.0, 0.2, 0.3), after=Run(1, 2, 0.5, 0.1, 0.3), **PJ)
-    total = split.stem_mj + split.time_mj + split.tokens_mj + split.rate_mj
-    assert total == pytest.approx(split.before_mj - split.after_mj)
-    event = 0.9e-9
-    assert split.stem_mj == pytest.approx(2 * (4.6e-9 * ANALOG + event * 0.3 * sum(MACS.stem)))
-    assert split.time_mj == pytest.approx(event * 3 * 0.2 * MACS.in_blocks)
-    half = (MACS.projections + MACS.ffn) / 2 + MACS.mixing / 4
-    assert split.tokens_mj == pytest.approx(event * 0.2 * (MACS.in_blocks - half))
-    assert split.rate_mj == pytest.approx(event * 0.1 * half)
 
 
 def test_flops_of_the_ablation():
@@ -218,5 +200,3 @@ def test_bad_input():
         audit_flops((3.37, 2.75, 2.60), stem_g=0.458)
     with pytest.raises(SettingError, match=r"audit_flops: counted_g=2.1 must be a finite number of at least 4"):
         audit_flops((5.0, 5.0, 5.0, 2.1), stem_g=1.0)
-    with pytest.raises(SettingError, match=r"Run: share=1.5 must be a finite number in \[0, 1\]"):
-        Run(1, 1, 1.5, 0.2, 0.2)
