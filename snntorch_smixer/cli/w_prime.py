@@ -50,7 +50,7 @@ def text(records: Records, profile: Profile, ps: float | None, *, rate: float | 
         lines.append(_line((o.name, _kib(o.resident_bytes), cores_per_block, *events, *moved)))
     lines += ["", *(f"{name}: {meaning}" for name, meaning in IMPLEMENTATIONS.items()), ""]
     for pair in plan.break_even:
-        when = "never" if pair.steps is None else f"from T = {pair.steps[0]:.3g} to {pair.steps[1]:.3g}"
+        when = "never" if pair.steps is None else "from the first step" if pair.steps[1] <= 1 else _from(pair.steps)
         lines.append(f"{pair.name} pays against {pair.against}: {when}")
     if cores is not None:
         steps = ", ".join(f"{s.cores} cores from ps = {s.pruned:.3f}" for s in core_steps(load, cores=cores)[:6])
@@ -65,3 +65,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _kib(count: float) -> str:
     return f"{count / 1024:.4g} KiB"
+
+
+def _from(steps: tuple[float, float]) -> str:
+    return f"from T = {steps[0]:.3g} to {steps[1]:.3g}, as memory is priced"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -121,7 +122,9 @@ def _plain(model: nn.Module) -> Iterator[None]:
     mkldnn: Any = torch.backends.mkldnn
     fused, recurrent = mkldnn.enabled, any(isinstance(module, nn.LSTM) for module in model.modules())
     torch.clear_autocast_cache()
-    with torch.compiler.set_stance("force_eager"):
+    # Without torch._dynamo in memory nothing is compiled, and importing it takes seconds.
+    stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with stance:
         mkldnn.enabled = fused and not recurrent
         try:
             yield

@@ -88,6 +88,9 @@ class Bookkeeper(Protocol):
     def is_spikes(self, x: Tensor) -> bool:
         """True for zeros and one other value, or whole numbers of a known unit."""
 
+    def sent(self, output: Any, current: Tensor | None) -> None:
+        """What a neuron of known type returned, and what drove it."""
+
     def neuron(self, firing: Firing) -> None:
         """One call of a neuron."""
 
@@ -154,6 +157,7 @@ class Stack:
         if frame.known:
             spikes = first_tensor(output)
             if (self.top is None or not self.top.known) and spikes is not None:
+                self.books.sent(output, frame.current)
                 self.books.neuron(Firing(frame.layer, frame.module, spikes, self._current(frame)))
             return
         spikes = self._sent(frame, output)

@@ -49,24 +49,36 @@ class Recorder(TorchDispatchMode):
         self.stack = Stack(model, self)
         self.scratch = Scratch()
         self.weights = {storage_of(w): name for name, w in _constants(model)}
-        self._atomic: set[Any] = {torch.ops.aten._pad_circular.default}  # else it is copies into empty memory
+        self._atomic: dict[Any, str] = {torch.ops.aten._pad_circular.default: "_pad_circular"}  # else only copies
         self._mine = False
         self._data: set[int | None] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled meanwhile, and torch's guard against it doubles the cost of a call
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and count it."""
         kwargs = kwargs or {}
         if self._mine:
             return func(*args, **kwargs)
-        if func not in self._atomic:
+        name = self._atomic.get(func)
+        if name is None:
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-            self._atomic.add(func)
-        before = [self.note(x) for x in _tensors((*args, *kwargs.values()))]
+            name = self._atomic[func] = rules.plain_name(func.overloadpacket.__name__)
+        top = self.stack.top
+        if top is not None and top.known and name not in PRODUCTS:
+            self.clock.fired = True
+            self.books.calls += 1
+            self.books.free[rules.NEURON] += 1
+            return func(*args, **kwargs)
+        tensors = _tensors((*args, *kwargs.values()))
+        before = [self.note(x) for x in tensors]
         result = func(*args, **kwargs)
-        self._count(func, args, kwargs, before, result)
+        self._count(func, Call(name, args, tensors, before, _tensors([result])))
         return result
 
     @contextmanager
@@ -81,7 +93,9 @@ class Recorder(TorchDispatchMode):
     def note(self, x: Tensor) -> Note:
         """What is known of a tensor."""
         note = read(x)
-        place = storage_of(x) if note is None or note.role != Role.DATA else None
+        if note is not None and (note.role == Role.DATA or not self._data):
+            return note
+        place = storage_of(x)
         if place is not None and place in self._data:
             return Note(Role.DATA, self._guess(x.shape))
         if note is not None:
@@ -97,10 +111,8 @@ class Recorder(TorchDispatchMode):
             return ax.of_batch(shape, "t b", None)
         return ax.of_batch(shape, "b", None) if tuple(shape[:1]) == lead[1:] else tuple(map(ax.plain, shape))
 
-    def _count(self, func: Any, args: Any, kwargs: Any, before: list[Note], result: Any) -> None:
-        name = rules.plain_name(func.overloadpacket.__name__)
-        out = _tensors([result])
-        call = Call(name, args, _tensors((*args, *kwargs.values())), before, out)
+    def _count(self, func: Any, call: Call) -> None:
+        name, out = call.name, call.out
         self.books.calls += 1
         product = PRODUCTS.get(name)
         tally = product(call, Setting(self.scratch, self.layer)) if product is not None else None
@@ -110,18 +122,17 @@ class Recorder(TorchDispatchMode):
         elif product is not None:
             self.books.free[rules.CONSTANT] += 1
         else:
-            self._book_other(call, str(func), notes)
-        if out and out[0].is_floating_point() and name in _TO_NUMBERS:
-            for x, note in zip(call.tensors, before, strict=True):
+            self._book_other(call, func, notes)
+        if name in _TO_NUMBERS and out and out[0].is_floating_point():
+            for x, note in zip(call.tensors, call.notes, strict=True):
                 note.number = note.number or x.dtype == torch.bool
         written = func._schema.is_mutable
         for x, note in zip(out, notes, strict=True):
-            place = storage_of(x)
             if written and note.role == Role.DATA:
-                self._data.add(place)
+                self._data.add(storage_of(x))
                 note = replace(note, values=Values())
-            elif not func.is_view:
-                self._data.discard(place)
+            elif self._data and not func.is_view:
+                self._data.discard(storage_of(x))
             write(x, note)
 
     @property
@@ -173,12 +184,8 @@ class Recorder(TorchDispatchMode):
         own = [p for n, p in module.named_parameters(recurse=False) if leaf in ("weight", n)]
         return sum(p.numel() * p.element_size() for p in own)
 
-    def _book_other(self, call: Call, full_name: str, notes: Sequence[Note]) -> None:
+    def _book_other(self, call: Call, func: Any, notes: Sequence[Note]) -> None:
         top = self.stack.top
-        if top is not None and top.known:
-            self.clock.fired = True
-            self.books.free[rules.NEURON] += 1
-            return
         if call.name not in _IN_NEURONS:
             self.stack.impure()
         if top is not None and _fires(call):
@@ -190,7 +197,7 @@ class Recorder(TorchDispatchMode):
             return
         found = verdict(call, self.scratch)
         if found is None:
-            self.books.leave_out(self.layer, full_name, sum(x.numel() for x in call.out))
+            self.books.leave_out(self.layer, str(func), sum(x.numel() for x in call.out))
         elif isinstance(found, str):
             self.books.free[found] += 1
         else:
@@ -210,6 +217,14 @@ class Recorder(TorchDispatchMode):
     def is_spikes(self, x: Tensor) -> bool:
         """True for zeros and one other value, or whole numbers of a known unit."""
         return x.is_floating_point() and classify(x, self.note(x), self.scratch, self.layer) != "analog"
+
+    def sent(self, output: Any, current: Tensor | None) -> None:
+        """Note on what a neuron of known type returned: as what drove it, of the same steps and samples."""
+        drive = Note(Role.DATA, ()) if current is None else self.note(current)
+        for x in _tensors([output]):
+            same = current is not None and x.shape == current.shape
+            axes = drive.axes if same else self._guess(x.shape)
+            write(x, Note(drive.role, axes, step=drive.step, fired=True))
 
     def neuron(self, firing: Firing) -> None:
         """Book one call of a neuron."""

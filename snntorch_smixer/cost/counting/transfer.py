@@ -87,6 +87,8 @@ def _picked(call: Call, main: Note) -> list[Note]:
 def _axes(call: Call, main: Note, out: Tensor, clock: Clock) -> Axes:
     shape, name = tuple(out.shape), call.name
     known = _AXES.get(name)
+    if known is None and call.tensors[0].shape == shape and _alike(call.notes):
+        return call.notes[0].axes
     if known is not None:
         axes: Axes = known(_Reshaping(call.args, main, shape, clock))
     elif name in rules.MOVING and name != "index" and len(shape) == len(main.axes):
@@ -95,6 +97,12 @@ def _axes(call: Call, main: Note, out: Tensor, clock: Clock) -> Axes:
         axes = ax.broadcast(shape, [note.axes for note in call.notes])
     fits = len(axes) == len(shape) and all(ax.size_of(a) == s for a, s in zip(axes, shape, strict=True))
     return axes if fits else tuple(map(ax.plain, shape))
+
+
+def _alike(notes: Sequence[Note]) -> bool:
+    """True where nobody knows more of the axes than the first input: the common case, and the cheap one."""
+    first = notes[0]
+    return first.role == Role.DATA and all(n.role != Role.DATA or n.axes == first.axes for n in notes)
 
 
 @dataclass(frozen=True)
