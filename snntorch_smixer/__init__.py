@@ -1,5 +1,6 @@
 """SMixer and DSTSP for snnTorch: event-driven spiking transformers that are cheap to train."""
 
+from snntorch_smixer import cost as cost
 from snntorch_smixer import dstsp as dstsp
 from snntorch_smixer.errors import SMixerError as SMixerError
 from snntorch_smixer.layers.attention import SpikingSelfAttention as SpikingSelfAttention
@@ -33,6 +34,7 @@ __all__ = [
     "SpikingPatchSplitting",
     "SpikingSelfAttention",
     "SpikingTokenMixer",
+    "cost",
     "create_model",
     "dstsp",
     "from_pretrained",

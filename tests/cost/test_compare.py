@@ -102,9 +102,17 @@ def test_a_layer_that_falls_silent_is_firing(before: int, after: int, pj: int):
 def test_batches_of_different_size():
     one, two = cost(fc("a", 400, 40)), cost(fc("a", 800, 80), samples=2)
     assert compare(one, two).saving_pj == compare(two, one).saving_pj == {}
+    # Per sample 40 to 10 events: half the size, and half the firing of what is left.
     halved = compare(one, cost(fc("a", 400, 20), samples=2))
-    assert halved.saving_pj == {"tokens": pytest.approx(0.9 * 20 * 1), "firing": pytest.approx(0.9 * 10)} or True
+    assert halved.saving_pj == {"tokens": pytest.approx(0.9 * 15), "firing": pytest.approx(0.9 * 15)}
     assert_adds_up(halved)
+
+
+@pytest.mark.xfail(reason="sizes per sample are rounded, so their ratio is not quite that of the steps", strict=True)
+def test_no_other_cause_by_rounding():
+    """480/9 by 360/9 is not 4/3 in floating point."""
+    before, after = cost(fc("a", 480, 40), samples=9), cost(fc("a", 360, 30, 3), samples=9)
+    assert compare(before, after).saving_pj == {"steps": pytest.approx(1.0)}
 
 
 def test_static_power_is_its_own_cause():
@@ -124,7 +132,7 @@ def test_chips_and_assumptions_have_to_be_the_same():
     assert str(caught.value).startswith("compare: got horowitz45-fp32 with Assumptions(static_input='as_run'")
     assert "and loihi1 with" in str(caught.value)
     assert str(caught.value).endswith("expected the same chip and assumptions. Estimate both alike.")
-    with pytest.raises(SettingError, match="compare: got loihi1 with .* and loihi1 with .*hops=2"):
+    with pytest.raises(SettingError, match=r"compare: got loihi1 with .* and loihi1 with .*hops=2"):
         compare(cost(layer, chip="loihi1"), cost(layer, chip="loihi1", hops=2.0))
 
 
@@ -173,8 +181,7 @@ def test_wrapping_saves_by_steps_and_tokens():
 def test_wrapping_without_pruning_saves_nothing(firing_net: Callable[..., nn.Module]):
     net, x = firing_net(T=2, depth=1), torch.randn(2, 2, 16, 16)
     before = estimate(net, x)
-    result = compare(before, estimate(dstsp.wrap(net, ps=0, t=None), x))
-    assert result.saving_mj == pytest.approx(0, abs=before.energy_mj * 1e-3)
+    assert compare(before, estimate(dstsp.wrap(net, ps=0, t=None), x)).saving_pj == {}
 
 
 def test_attention_against_the_mixer(firing_net: Callable[..., nn.Module]):
@@ -185,7 +192,7 @@ def test_attention_against_the_mixer(firing_net: Callable[..., nn.Module]):
     gone = [row for row in ssa.rows if ".query" in row.record.layer or ".key" in row.record.layer]
     gone += [row for row in ssa.rows if row.record.op == "act_act"]
     products = sum(row.total_pj for row in gone)
-    assert {"conv2d", "linear", "neuron", "act_act", "elementwise"} - {row.record.op for row in gone} == {"conv2d"}
+    assert {row.record.op for row in gone} >= {"linear", "neuron", "act_act"}
     assert result.saving_pj["removed"] >= products > 0
     added = sum(row.total_pj for row in mixer.rows if ".w_m" in row.record.layer)
     assert result.saving_pj["added"] <= -added < 0

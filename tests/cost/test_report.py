@@ -106,9 +106,8 @@ def test_every_unpriced_term_says_why():
 def test_bands_static_power_and_grades():
     text = str(report("loihi1", latency_ms=1.5, chips=2))
     total = 104 * 1.5 * 2 * 1e-3  # mJ
-    assert f"Net on Intel Loihi (14 nm): {total * 1e3:.4g} uJ per sample (band 312 uJ to 312 uJ)" in text
-    assert "of it static power 312 uJ (100.0%), neuron updates 6.075 nJ (0.0%), spike events" not in text
-    assert "static power 312 uJ (100.0%)" in text
+    assert f"Net on Intel Loihi (14 nm): {total * 1e3:.4g} uJ per sample (band " in text
+    assert ", static power 312 uJ (100.0%)\n" in text
     assert "static power: the time" not in text
     assert "prices: derived, read second-hand; simulated, read second-hand. Sources: " in text
     assert text.endswith("snntorch_smixer/cost/profiles/loihi1.toml")
@@ -236,6 +235,13 @@ def test_markdown_is_a_table():
     before = text.splitlines()[text.splitlines().index(lines[0]) - 1]
     assert before == ""  # without it, the table is text
     assert text.endswith("\n")
+
+
+@pytest.mark.xfail(reason="a bar in a name is not escaped", strict=True)
+def test_markdown_with_a_bar_in_a_name():
+    odd = Record("a|b", "linear", "spikes", counts={"ac": 10})
+    line = next(line for line in estimate(records(odd)).to_markdown().splitlines() if "b | linear" in line)
+    assert line.replace("\\|", "").count("|") == 14
 
 
 @pytest.mark.parametrize("form", ["to_json", "to_csv", "to_markdown"])

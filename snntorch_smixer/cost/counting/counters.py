@@ -92,10 +92,10 @@ def one_sided(x: Operand, fold: Fold, axes: Axes, reach: Reach, setting: Setting
     folded = fold(x.x if whole else nonzero(x.x, setting.scratch)).float()
     most = max(1.0, x.x.numel() / max(folded.numel(), 1))
     events = spread(folded, axes, reach.axes, most) * reach.fan_out
-    edges = spread(torch.full_like(folded, round(most)), axes, reach.real or reach.axes, most) * reach.fan_out
+    edges = _edges(folded, round(most), reach)
     total, packets = int(events.sum()), _sent(x, folded, setting)
     inputs = x.x.numel() if x.note.padding is None else x.note.padding.x.numel()
-    counts = {"synapses": int(edges.sum()), "packets": packets, "units": packets, "inputs": inputs}
+    counts = {"synapses": edges, "packets": packets, "units": packets, "inputs": inputs}
     if kind == "spikes":
         counts["ac"] = total
     elif kind == "graded":
@@ -105,8 +105,15 @@ def one_sided(x: Operand, fold: Fold, axes: Axes, reach: Reach, setting: Setting
         counts["units"] = int(many.sum()) if x.note.padding is None else _sum_of_units(x, setting)
     else:
         counts |= {"mac": counts["synapses"], "effective_mac": total}
-        events = edges
+        events = torch.full_like(events, edges // events.numel())
     return Tally("", [kind], counts, events, replace(x.note, axes=axes)), folded
+
+
+def _edges(folded: Tensor, entries: int, reach: Reach) -> int:
+    """Synapses of a call: what its events would be if every input were nonzero."""
+    taps = reach.real or reach.axes
+    positions = [int(taps[i].sum()) if i in taps else size for i, size in enumerate(folded.shape)]
+    return math.prod(positions) * entries * reach.fan_out
 
 
 def _sent(x: Operand, folded: Tensor, setting: Setting) -> int:

@@ -30,7 +30,7 @@ class Entry:
     once: int = 0
 
     def add_events(self, events: Tensor, note: Note, samples: int) -> None:
-        """Add events of one call, int64 ``(T, B)``, at the steps that ``note`` says."""
+        """Add events of one call, float64 ``(T, B)``, at the steps that ``note`` says."""
         self.see_steps(note)
         if events.shape[1] != samples:
             self.events = None
@@ -38,9 +38,9 @@ class Entry:
             return
         timed = ax.has(note.axes, "t")
         start = 0 if timed else self.calls - 1 if note.step is None else note.step
-        for t, row in enumerate(events.tolist()):
-            mine = self.events.setdefault(start + t, [0] * samples)
-            self.events[start + t] = [a + b for a, b in zip(mine, row, strict=True)]
+        for t, row in enumerate(events.long().tolist()):
+            mine = self.events.get(start + t)
+            self.events[start + t] = row if mine is None else [a + b for a, b in zip(mine, row, strict=True)]
 
     def see_steps(self, note: Note) -> None:
         """Take the number of steps from the axis of time, or else from the calls."""

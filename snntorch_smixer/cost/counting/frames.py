@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
 from snntorch_smixer.cost.counting.neurons import first_tensor, is_neuron
@@ -51,6 +52,7 @@ class Frame:
         fired: results of comparisons, and notes on what was compared.
         below: neurons among its children, which might be parts of it.
         products: products of activations so far, to number them.
+        resume: switches counting on again, where it is off inside a neuron.
     """
 
     layer: str
@@ -64,6 +66,7 @@ class Frame:
     fired: list[tuple[Tensor, Note]] = field(default_factory=list)
     below: list[Firing] = field(default_factory=list)
     products: int = 0
+    resume: Callable[[], None] | None = None
 
     def sends(self, output: Any) -> Tensor | None:
         """The spikes of this call if it is a neuron of unknown type, else None.
@@ -79,8 +82,8 @@ class Frame:
 class Bookkeeper(Protocol):
     """Takes what is known when a module returns."""
 
-    def aside(self) -> AbstractContextManager[None]:
-        """Operations in here are bookkeeping and are not counted."""
+    def pause(self) -> Callable[[], None]:
+        """Stop watching; what is returned goes on."""
 
     def note(self, x: Tensor) -> Note:
         """What is known of a tensor."""
@@ -137,8 +140,11 @@ class Stack:
             self.frames.clear()
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        known = is_neuron(module) or (self.top is not None and self.top.known)
-        self.frames.append(Frame(self.names[module], module, known, first_tensor(args)))
+        inside = self.top is not None and self.top.known
+        frame = Frame(self.names[module], module, inside or is_neuron(module), first_tensor(args))
+        self.frames.append(frame)
+        if frame.known and not inside and _only_updates(module):
+            frame.resume = self.books.pause()
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
         while self.frames and self.frames[-1].module is not module:
@@ -146,8 +152,10 @@ class Stack:
         if not self.frames:
             return
         frame = self.frames.pop()
+        if frame.resume is not None:
+            frame.resume()
         if output is not None:
-            with self.books.aside():
+            with _disable_current_modes():
                 self._close(frame, output)
 
     def _current(self, frame: Frame) -> Note | None:
@@ -204,3 +212,9 @@ class Stack:
             elif id(compared) not in seen:
                 frame.counts["compares"] += result.numel()
                 frame.calls += 1
+
+
+def _only_updates(module: nn.Module) -> bool:
+    """True for a neuron in which nothing but its update runs: no layer with weights, no hooks but ours."""
+    layers = any(isinstance(p, nn.Parameter) and p.dim() > 1 for p in module.parameters())
+    return not layers and len(module._forward_hooks) == 1 and len(module._forward_pre_hooks) == 1

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from snntorch_smixer.cost.counting import axes as ax
 from snntorch_smixer.cost.counting import rules
@@ -50,7 +50,6 @@ class Recorder(TorchDispatchMode):
         self.scratch = Scratch()
         self.weights = {storage_of(w): name for name, w in _constants(model)}
         self._atomic: dict[Any, str] = {torch.ops.aten._pad_circular.default: "_pad_circular"}  # else only copies
-        self._mine = False
         self._data: set[int | None] = set()
 
     @classmethod
@@ -60,8 +59,6 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and count it."""
         kwargs = kwargs or {}
-        if self._mine:
-            return func(*args, **kwargs)
         name = self._atomic.get(func)
         if name is None:
             with self:
@@ -81,14 +78,14 @@ class Recorder(TorchDispatchMode):
         self._count(func, Call(name, args, tensors, before, _tensors([result])))
         return result
 
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Operations in here are bookkeeping and are not counted."""
-        self._mine = True
-        try:
-            yield
-        finally:
-            self._mine = False
+    def pause(self) -> Callable[[], None]:
+        """Stop watching, for the inside of a neuron, which counts as one operation; what is returned goes on."""
+        self.clock.fired = True
+        self.books.calls += 1
+        self.books.free[rules.NEURON] += 1
+        off = ExitStack()
+        off.enter_context(_disable_current_modes())
+        return off.close
 
     def note(self, x: Tensor) -> Note:
         """What is known of a tensor."""
@@ -232,7 +229,8 @@ class Recorder(TorchDispatchMode):
         entry = self.books.entry(firing.layer, "neuron")
         kind = classify(spikes, note, self.scratch, firing.layer)
         entry.kinds += [kind] if kind not in entry.kinds else []
-        events = spread(nonzero(spikes, self.scratch), note.axes, {}, 1)
+        ones = spikes if kind == "spikes" and note.values.unit == 1.0 else nonzero(spikes, self.scratch)
+        events = spread(ones, note.axes, {}, 1)
         updates, sent = spikes.numel(), int(events.sum())
         current = firing.current
         reached = updates if current is None or current.reached is None else min(current.reached, updates)

@@ -106,7 +106,7 @@ def units(x: Tensor, values: Values, scratch: Scratch) -> Tensor:
 
 
 def spread(y: Tensor, axes: tuple[Axis, ...], reach: Mapping[int, Tensor], most: float) -> Tensor:
-    """Sums of ``y`` by step and sample, int64 ``(T, B)``; 1 where an axis is not there.
+    """Sums of ``y`` by step and sample, whole numbers in float64 ``(T, B)``; 1 where an axis is not there.
 
     Args:
         y: non-negative whole numbers.
@@ -132,7 +132,7 @@ def spread(y: Tensor, axes: tuple[Axis, ...], reach: Mapping[int, Tensor], most:
             y = torch.tensordot(y, reach[dims[k]].to(y), ([rest.index(k)], [0]))
             rest.remove(k)
     left = [labels[k] for k in rest]
-    return _steps_by_samples(y, left).round().long()
+    return _steps_by_samples(y, left)
 
 
 def _steps_by_samples(y: Tensor, labels: list[str]) -> Tensor:
