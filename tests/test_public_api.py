@@ -9,10 +9,10 @@ from types import ModuleType
 import pytest
 
 import snntorch_smixer
-from snntorch_smixer import dstsp
+from snntorch_smixer import cost, dstsp
 
 ROOT = Path(__file__).parent.parent
-PUBLIC = [(module, name) for module in (snntorch_smixer, dstsp) for name in module.__all__]
+PUBLIC = [(module, name) for module in (snntorch_smixer, dstsp, cost) for name in module.__all__]
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module.__name__}.{name}" for module, name in PUBLIC])
@@ -33,11 +33,11 @@ def test_public_methods_are_described(module, name):
     assert [n for n, m in ours if not m.__doc__] == []
 
 
-@pytest.mark.parametrize("module", [snntorch_smixer, dstsp], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [snntorch_smixer, dstsp, cost], ids=lambda module: module.__name__)
 def test_the_list_is_complete_and_without_repetition(module):
     bound = {name for name in vars(module) if not name.startswith("_")}
     submodules = {name for name in bound if isinstance(getattr(module, name), ModuleType)}
-    assert bound - (submodules - {"dstsp"}) == set(module.__all__)
+    assert bound - (submodules - {"cost", "dstsp"}) == set(module.__all__)
     assert len(module.__all__) == len(set(module.__all__))
 
 
