@@ -148,6 +148,7 @@ def test_nothing_priced():
     assert "of it" not in text
     assert "without spike events (250), multiply-accumulates (4.5 k), neuron updates (75)" in text
     assert "%" not in table(text)[-1]
+    assert [line.split()[0] for line in table(text)] == ["layer", "stem", "lif", "head", "(model)", "total"]
     assert json.loads(report("akida").to_json())["energy_mj"] == 0
     assert "nan" not in text + report("akida").to_csv() + report("akida").to_markdown()
 

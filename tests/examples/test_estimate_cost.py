@@ -30,6 +30,13 @@ def test_the_page_shows_these_numbers(output: str):
         assert [float(v) for v in page] == pytest.approx([float(v) for v in ours], rel=0.01, abs=0.2)
 
 
+def test_the_readme_shows_these_savings(output: str):
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+    shown = re.search(r"DSTSP saves (\d+\.\d)% of the energy, `W_M` for attention (\d+\.\d)%", text)
+    assert shown is not None
+    assert [float(v) for v in shown.groups()] == pytest.approx([float(v[2]) for v in TOTAL.findall(output)], abs=0.2)
+
+
 def test_attention_multiplies_spikes_and_the_mixer_does_not(output: str):
     after = [float(v) for v in re.findall(r"after, per image:.*act_act (\d+\.\d) k", output)]
     before = [float(v) for v in re.findall(r"before, per image:.*act_act (\d+\.\d) k", output)]

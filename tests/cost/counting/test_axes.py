@@ -136,6 +136,7 @@ def test_cutting_and_joining_again_loses_the_cut_axis_alone():
         ((8, 6), [((("b", 8),), *free(6)), (MERGED, *free(6))], (MERGED, *free(6))),
         ((4, 2, 9), [(T4, B2, *free(6))], (T4, B2, *free(9))),  # a linear map changes the last axis
         ((3, 2), [(T4, B2)], (*free(3), B2)),  # of another length: not the same axis
+        ((4,), [(T4,), (B4,)], (T4,)),  # the first of equals
         ((4, 2), [], free(4, 2)),
         ((), [(T4,)], ()),
     ],

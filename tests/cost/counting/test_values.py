@@ -76,6 +76,7 @@ def test_kinds(x: list, expected: tuple[str, float]):
         ([0, 0.5, 1], -0.5, "graded"),
         ([0.0, 1024], 0.25, "analog"),  # 4096 units
         ([0, 1023.75], 0.25, "graded"),
+        ([0, 1e-4, 2e-4], 0.25, "analog"),  # no rounding error of zeros
     ],
 )
 def test_kinds_with_a_unit(x: list, unit: float, expected: str):

@@ -1,0 +1,60 @@
+"""A cost report as a picture: energy by layer and by kind of work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from snntorch_smixer.cost.estimate import CostReport, Row
+from snntorch_smixer.cost.terms import TERMS
+from snntorch_smixer.extras import need
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PJ_PER_UJ = 10**6
+
+
+def draw_cost(report: CostReport, *, least_share: float = 0.005) -> Figure:
+    """Stacked bars, one per layer, in uJ per sample; what the total is without stands in the title.
+
+    Args:
+        report: what to draw.
+        least_share: layers below this share of the total are drawn together as "other layers".
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    need("matplotlib", extra="viz")
+    from matplotlib.figure import Figure
+
+    total = sum(report.terms_pj.values())
+    rows = [(_label(row), dict(row.energy_pj)) for row in report.rows]
+    large = [(name, parts) for name, parts in rows if sum(parts.values()) > least_share * total]
+    rest: dict[str, float] = {}
+    for _, parts in (row for row in rows if row not in large):
+        for term, pj in parts.items():
+            rest[term] = rest.get(term, 0.0) + pj
+    shown = [*large, ("other layers", rest)] if rest else large
+    terms = [term.name for term in TERMS if term.name in report.terms_pj]
+    figure = Figure(figsize=(9, 1.6 + 0.28 * len(shown)), layout="constrained")
+    axes = figure.add_subplot()
+    left = [0.0] * len(shown)
+    for i, term in enumerate(terms):
+        widths = [parts.get(term, 0.0) / _PJ_PER_UJ for _, parts in shown]
+        axes.barh(range(len(shown)), widths, left=left, label=term, color=f"C{i % 10}")
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(shown)), [name for name, _ in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.03, y=0.01)
+    axes.set_xlabel("uJ per sample")
+    if terms:
+        axes.legend(fontsize=8)
+    without = ", ".join(sorted({entry.term for entry in report.unpriced}))
+    title = f"{report.records.model} on {report.profile.title}: {report.energy_mj * 1e3:.4g} uJ per sample"
+    axes.set_title(title + (f"\nwithout {without}" if without else ""), fontsize=9, wrap=True)
+    return figure
+
+
+def _label(row: Row) -> str:
+    kind = f" ({row.record.op})" if row.record.op in ("act_act", "elementwise") else ""
+    return f"{row.record.layer or '(model)'}{kind}"
