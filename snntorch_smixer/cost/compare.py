@@ -13,7 +13,7 @@ CAUSES: Mapping[str, str] = {
     "tokens": "fewer positions or channels in layers behind the first one that changed its size",
     "steps": "fewer time steps in those layers",
     "firing": "fewer spikes per neuron and step that is still there: a spike cap, other inputs, other weights",
-    "stem": "everything in layers before the first one that changed its size",
+    "stem": "everything in layers before the first one that changed its size, where one did",
     "removed": "layers that only the first has",
     "added": "layers that only the second has, as a negative saving",
     "static power": "shorter inference or fewer chips",
@@ -75,7 +75,7 @@ def compare(before: CostReport, after: CostReport) -> Comparison:
     saving["static power"] = before.static_power_pj - after.static_power_pj
     shared = [key for key in first if key in second]
     pairs = [(first[key], second[key], _size(first[key], before) / _size(second[key], after)) for key in shared]
-    changed = next((i for i, pair in enumerate(pairs) if _resized(*pair)), len(pairs))
+    changed = next((i for i, pair in enumerate(pairs) if _resized(*pair)), 0)
     for i, (a, b, sizes) in enumerate(pairs):
         parts = {"stem": a.total_pj - b.total_pj} if i < changed else _split(a, b, sizes)
         for cause, pj in parts.items():
@@ -113,4 +113,4 @@ def _split(a: Row, b: Row, sizes: float) -> dict[str, float]:
     energies, steps = a.total_pj / b.total_pj, a.record.steps / b.record.steps
     mean = a.total_pj if math.isclose(energies, 1.0) else difference / math.log(energies)
     factors = {"steps": steps, "tokens": sizes / steps, "firing": energies / sizes}
-    return {cause: mean * math.log(factor) for cause, factor in factors.items()}
+    return {cause: mean * math.log(factor) for cause, factor in factors.items() if not math.isclose(factor, 1.0)}

@@ -41,7 +41,7 @@ class Unpriced:
     """Work that happened and that the profile has no price for.
 
     Attributes:
-        term: of `TERMS`, or "static power".
+        term: of `TERMS`, "packets" where hops are unknown, "static power" or "clock power".
         price: key of the price that is missing.
         amount: how much of it there is, per sample.
         reason: why there is no price.
@@ -109,6 +109,7 @@ class CostReport:
             if row.record.events is None:
                 return None
             sums = [sum(line) for line in (zip(*row.record.events, strict=True) if by_sample else row.record.events)]
+            sums = sums if any(sums) else [1] * len(sums)  # silent, but its inputs were read
             weight = row.total_pj * (self.records.samples if by_sample else 1) / max(sum(sums), 1) / _PJ_PER_MJ
             out += [0.0] * (len(sums) - len(out))
             out = [mj + count * weight for mj, count in zip(out, sums + [0] * (len(out) - len(sums)), strict=True)]
@@ -132,9 +133,9 @@ class CostReport:
 
 def estimate(
     subject: Records | nn.Module,
-    what: Profile | str | Path | Tensor | Sequence[Tensor] = "horowitz45-fp32",
+    what: Profile | str | Path | Tensor | Sequence[Tensor] | None = None,
     *,
-    chip: Profile | str | Path = "horowitz45-fp32",
+    chip: Profile | str | Path | None = None,
     assume: Assumptions | None = None,
 ) -> CostReport:
     """What a run costs on a chip: ``estimate(records, "loihi1")``, or ``estimate(model, batch, chip="loihi1")``.
@@ -143,34 +144,32 @@ def estimate(
 
     Args:
         subject: `Records` from `measure`, or a model.
-        what: with records, the chip: a name of `list_profiles`, your own TOML file, or a `Profile`. With a model, the
-            batch to measure it on.
-        chip: with a model, the chip.
+        what: with a model, the batch to measure it on. With records, the chip.
+        chip: a name of `list_profiles`, your own TOML file, or a `Profile`; "horowitz45-fp32" if none is named.
         assume: what the run does not tell; the defaults of `Assumptions`.
 
     Raises:
         ProfileError: unknown chip, or malformed profile.
         MeasureError: the model cannot be measured.
-        SettingError: neither records nor a model.
+        SettingError: neither records nor a model, no batch, or two chips.
     """
+    usage = "Call estimate(records, chip) or estimate(model, batch, chip=...)."
     if isinstance(subject, nn.Module):
         if not isinstance(what, Tensor | list | tuple):
-            raise SettingError(
-                f"estimate: got a model and {what!r}, expected its input. Call estimate(model, batch, chip=...)."
-            )
+            raise SettingError(f"estimate: got a model and {what!r}, expected its input. {usage}")
         profile, records = _profile(chip), measure(subject, what)
-    elif isinstance(subject, Records) and isinstance(what, Profile | str | Path):
-        profile, records = _profile(what), subject
+    elif isinstance(subject, Records) and (what is None or isinstance(what, Profile | str | Path)):
+        if what is not None and chip is not None:
+            raise SettingError(f"estimate: got two chips, {what!r} and {chip!r}. {usage}")
+        profile, records = _profile(chip if what is None else what), subject
     else:
-        raise SettingError(
-            f"estimate: got {type(subject).__name__} and {type(what).__name__}, expected records and a chip, or a "
-            "model and a batch. Call estimate(records, chip) or estimate(model, batch, chip=...)."
-        )
+        got = f"{type(subject).__name__} and {type(what).__name__}"
+        raise SettingError(f"estimate: got {got}, expected records and a chip, or a model and a batch. {usage}")
     return _report(records, profile, assume or Assumptions())
 
 
-def _profile(chip: Profile | str | Path) -> Profile:
-    return chip if isinstance(chip, Profile) else load_profile(chip)
+def _profile(chip: Profile | str | Path | None) -> Profile:
+    return chip if isinstance(chip, Profile) else load_profile("horowitz45-fp32" if chip is None else chip)
 
 
 def _report(records: Records, profile: Profile, assume: Assumptions) -> CostReport:
@@ -204,7 +203,8 @@ def _report(records: Records, profile: Profile, assume: Assumptions) -> CostRepo
 
 def _price(profile: Profile, assume: Assumptions, key: str) -> float | None:
     """Price of one unit in pJ; None where it is unknown, included in another, or rests on an assumption not made."""
-    if key in profile.includes or (key == "hop_pj" and assume.hops is None):
+    free = profile.updates == "free" and key in ("update_pj", "update_idle_pj")
+    if free or key in profile.includes or (key == "hop_pj" and assume.hops is None):
         return None
     return profile.prices[key].value
 
@@ -227,13 +227,25 @@ def _unpriced(
             missing.append(Unpriced(term.name, term.price, totals[term.name], figure.note))
         elif term.price == "hop_pj" and assume.hops is None:
             missing.append(Unpriced("packets", term.price, totals[term.name], "hops per packet are not assumed"))
-    power = profile.power.get("static_mw")
-    if power is None or power.value is None:
-        return tuple(missing), 0.0
+    static, unknown = _static_power(profile, assume)
+    return (*missing, *unknown), static
+
+
+def _static_power(profile: Profile, assume: Assumptions) -> tuple[float, list[Unpriced]]:
+    """Energy of chips that are switched on, in pJ per sample, and what of it is unknown."""
+    if profile.rule == "papers":
+        return 0.0, []
+    figures = [(key, profile.power.get(key)) for key in ("static_mw", "base_uw", "clock_uw_per_mhz")]
+    known = {key: figure.value for key, figure in figures if figure is not None and figure.value is not None}
+    if not known:
+        return 0.0, [Unpriced("static power", "static_mw", 0.0, "the profile has no figure")]
+    clock = known.pop("clock_uw_per_mhz", None)
+    unknown = [] if clock is None else [Unpriced("clock power", "clock_uw_per_mhz", clock, "the clock is not assumed")]
+    power_mw = known.get("static_mw", 0.0) + known.get("base_uw", 0.0) / 1000
     if assume.latency_ms is None:
-        missing.append(Unpriced("static power", "static_mw", power.value, "the time of one inference is not assumed"))
-        return tuple(missing), 0.0
-    return tuple(missing), power.value * assume.latency_ms * assume.chips * 10**6
+        reason = "the time of one inference is not assumed"
+        return 0.0, [Unpriced("static power", "static_mw", power_mw, reason), *unknown]
+    return power_mw * assume.latency_ms * assume.chips * 10**6, unknown
 
 
 def _static_saving(records: Records, setting: Setting) -> float:

@@ -17,7 +17,8 @@ COUNTS: Mapping[str, str] = {
     "static_once": "those of `mac` that ran once on a static image for all steps; papers count them at every step",
     "act_act": "activation x activation: events delivered to every partner (fan-out of both operands)",
     "act_act_units": "the same with whole numbers delivered as unit spikes",
-    "rate_sop": "activation x activation as papers count it: dense count times the lower firing rate, rounded",
+    "rate_sop": "operations of spikes as papers count them: dense count times firing rate, rounded per call; of two "
+    "activations the lower rate",
     "coincidences": "activation x activation: pairs where both operands are nonzero",
     "updates": "neuron updates of a clocked chip: every neuron at every step",
     "triggered": "neuron updates of an event-triggered chip: neurons that at least one event reached in a step",
@@ -26,7 +27,7 @@ COUNTS: Mapping[str, str] = {
     "units": "the same as unit spikes: the sum of their absolute whole values (`packets` where they are not whole)",
     "inputs": "activations that enter a layer, zeros included",
     "outputs": "activations that leave a layer, zeros included",
-    "batch_norm": "scale-and-shift of a BatchNorm that folds into the linear map before it or the neuron behind it",
+    "batch_norm": "scale-and-shift of a BatchNorm that folds into the linear map before it",
     "adds": "elementwise additions and sums outside neurons",
     "muls": "elementwise multiplications by numbers that do not depend on the input",
     "gates": "elementwise products of two activations (masks, gates): nonzero entries of both, each to its partner",

@@ -15,6 +15,7 @@ from snntorch_smixer.cost.fits import Fit
 from snntorch_smixer.cost.records import COUNTS
 
 _PJ_PER_MJ = 10**9
+_STEPS_SHOWN = 16
 _COLUMNS = (
     "layer",
     "op",
@@ -47,12 +48,13 @@ def comparison_to_text(comparison: Comparison) -> str:
     ]
     whole = sum(comparison.saving_pj.values())
     for cause, pj in comparison.saving_pj.items():
-        lines.append(f"  {cause:<13}{_mj(pj / _PJ_PER_MJ):>12}  {pj / whole:>7.1%}  {CAUSES[cause]}")
+        part = f"{pj / whole:.1%}" if whole else ""
+        lines.append(f"  {cause:<13}{_mj(pj / _PJ_PER_MJ):>12}  {part:>7}  {CAUSES[cause]}")
     most = sorted(comparison.layers, key=lambda layer: -abs(layer[1] - layer[2]))[:10]
     cells = [["layer", "before, uJ", "after, uJ"], *([n, _uj(x) or "0", _uj(y) or "0"] for n, x, y in most)]
     cells.append(["total", _uj(a.energy_mj * _PJ_PER_MJ), _uj(b.energy_mj * _PJ_PER_MJ)])
     missing = sorted({entry.term for report in (a, b) for entry in report.unpriced})
-    return "\n".join([*lines, *([f"both without {', '.join(missing)}"] if missing else []), "", *_aligned(cells, 1)])
+    return "\n".join([*lines, *([f"without {', '.join(missing)}"] if missing else []), "", *_aligned(cells, 1)])
 
 
 def fit_to_text(fit: Fit) -> str:
@@ -77,7 +79,10 @@ def _chips(count: int | None) -> str:
 def to_markdown(report: CostReport) -> str:
     """Summary and table as markdown."""
     head, *body = _cells(report)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
+    lines = [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        for cells in (head, ["---"] * len(head), *body)
+    ]
     return "\n".join([*(f"- {line}" for line in _summary(report)), "", *lines, "", *_footnotes(report)]) + "\n"
 
 
@@ -147,6 +152,10 @@ def _summary(report: CostReport) -> list[str]:
         lines.append("of it " + ", ".join(f"{name} {_mj(pj / _PJ_PER_MJ)} ({pj / total:.1%})" for name, pj in parts))
     if report.unpriced:
         lines.append("without " + ", ".join(_missing(report)))
+    steps = report.by_step_mj
+    if steps is not None and len(steps) > 1:
+        shown = ", ".join(map(_mj, steps[:_STEPS_SHOWN])) + (" ..." if len(steps) > _STEPS_SHOWN else "")
+        lines.append(f"linear maps and products by time step: {shown}")
     if report.static_saving_pj:
         saving = report.static_saving_pj / _PJ_PER_MJ
         lines.append(
@@ -157,10 +166,13 @@ def _summary(report: CostReport) -> list[str]:
 
 
 def _missing(report: CostReport) -> list[str]:
-    return [
-        f"{entry.term} ({entry.amount:g} mW)" if entry.price == "static_mw" else f"{entry.term} ({_si(entry.amount)})"
-        for entry in report.unpriced
-    ]
+    units = {"static_mw": "mW", "clock_uw_per_mhz": "uW/MHz"}
+    shown = []
+    for entry in report.unpriced:
+        unit = units.get(entry.price)
+        amount = _si(entry.amount) if unit is None else f"{entry.amount:g} {unit}" if entry.amount else "unknown"
+        shown.append(f"{entry.term} ({amount})")
+    return shown
 
 
 def _footnotes(report: CostReport) -> list[str]:

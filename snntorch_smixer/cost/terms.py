@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from snntorch_smixer.cost.profile import Profile
 from snntorch_smixer.cost.records import Record
-from snntorch_smixer.errors import SettingError, check_choice
+from snntorch_smixer.errors import SettingError, check_choice, check_count
 
 STATIC = ("as_run", "once", "every_step")
 BATCH_NORM = ("fold", "count")
@@ -38,10 +38,11 @@ class Assumptions:
     def __post_init__(self) -> None:
         check_choice("Assumptions", "static_input", self.static_input, STATIC)
         check_choice("Assumptions", "batch_norm", self.batch_norm, BATCH_NORM)
-        for name in ("hops", "latency_ms", "chips"):
+        check_count("Assumptions", "chips", self.chips)
+        for name in ("hops", "latency_ms"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not 0 <= value < float("inf")):
-                raise SettingError(f"Assumptions: {name}={value!r} must be a finite number of at least 0.")
+            if value is not None and (isinstance(value, bool | str) or not 0 <= value < float("inf")):
+                raise SettingError(f"Assumptions: {name}={value!r} must be a finite number of at least 0, or None.")
 
 
 @dataclass(frozen=True)
@@ -78,23 +79,12 @@ class Term:
 
 def _events(record: Record, s: Setting) -> float:
     if s.papers:
-        return _rate(record) * record["dense"] if record.operand == "spikes" else 0.0
+        return 0 if record.op == "act_act" else record["rate_sop"]
     return record["ac"] + (0 if s.profile.graded_spikes else record["graded_ac"])
 
 
 def _graded(record: Record, s: Setting) -> float:
-    if s.papers:
-        return _rate(record) * record["dense"] if _is_graded(record) else 0.0
-    return record["graded"] if s.profile.graded_spikes else 0
-
-
-def _is_graded(record: Record) -> bool:
-    return record.operand != "spikes" and bool(record["graded"] or record["ac"])
-
-
-def _rate(record: Record) -> float:
-    """Mean value of an input in spikes."""
-    return record["units"] / max(record["inputs"], 1)
+    return record["graded"] if s.profile.graded_spikes and not s.papers else 0
 
 
 def _mac(record: Record, s: Setting) -> float:
@@ -108,12 +98,8 @@ def _mac(record: Record, s: Setting) -> float:
 
 def _act_act(record: Record, s: Setting) -> float:
     if s.papers:
-        return record["rate_sop"]
+        return record["rate_sop"] if record.op == "act_act" else 0
     return record["gates"] + (record["act_act"] if s.profile.graded_spikes else record["act_act_units"])
-
-
-def _updates(record: Record, s: Setting) -> float:
-    return 0 if s.profile.updates == "free" else record["triggered"]
 
 
 def _idle(record: Record, s: Setting) -> float:
@@ -126,7 +112,7 @@ def _synaptic(record: Record, s: Setting) -> float:
 
 def _state_bits(record: Record, s: Setting) -> float:
     """A sum is read and written at every event, a membrane at every update."""
-    touched = _synaptic(record, s) + _updates(record, s) + _idle(record, s)
+    touched = _synaptic(record, s) + record["triggered"] + _idle(record, s)
     return 2 * touched * s.profile.state_bits
 
 
@@ -148,7 +134,7 @@ TERMS: tuple[Term, ...] = (
     Term("graded events", "graded_pj", _graded),
     Term("multiply-accumulates", "mac_pj", _mac),
     Term("activation x activation", "act_act_pj", _act_act),
-    Term("neuron updates", "update_pj", _updates),
+    Term("neuron updates", "update_pj", _of("triggered")),
     Term("idle neuron updates", "update_idle_pj", _idle),
     Term("spikes sent", "spike_pj", _of("spikes")),
     Term("hops", "hop_pj", lambda record, s: record["packets"] * (1.0 if s.assume.hops is None else s.assume.hops)),

@@ -238,7 +238,6 @@ def test_markdown_is_a_table():
     assert text.endswith("\n")
 
 
-@pytest.mark.xfail(reason="a bar in a name is not escaped", strict=True)
 def test_markdown_with_a_bar_in_a_name():
     odd = Record("a|b", "linear", "spikes", counts={"ac": 10})
     line = next(line for line in estimate(records(odd)).to_markdown().splitlines() if "b | linear" in line)

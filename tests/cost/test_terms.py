@@ -121,7 +121,6 @@ def test_papers_spikes_are_rate_times_dense():
     assert cost(PAPERS, real).terms_pj == {"multiply-accumulates": pytest.approx(4600.0)}
 
 
-@pytest.mark.xfail(reason="the rate of both calls is multiplied with the FLOPs of both", strict=True)
 def test_papers_layer_that_two_kinds_enter():
     class Shared(nn.Module):
         def __init__(self) -> None:
@@ -220,7 +219,6 @@ def test_assumptions_are_checked(settings: dict, text: str):
     assert text in str(caught.value)
 
 
-@pytest.mark.xfail(reason="chips=None and text pass the check, or fail in it with a TypeError", strict=True)
 @pytest.mark.parametrize("settings", [{"chips": None}, {"hops": "3"}])
 def test_assumptions_of_no_number(settings: dict):
     with pytest.raises(SettingError, match=f"Assumptions: {next(iter(settings))}="):

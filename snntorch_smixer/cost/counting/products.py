@@ -31,6 +31,9 @@ def _pair(call: Call, left: Operand, right: Operand, setting: Setting) -> Tally 
 
 
 def _finish(call: Call, tally: Tally, *factors: Operand) -> Tally:
+    if tally.weight is not None and tally.kinds != ["analog"]:
+        counts = tally.counts
+        counts["rate_sop"] = round(counts["dense"] * counts["units"] / max(counts["inputs"], 1))
     activations = [f.x for f in factors if tally.weight is None or f.x is not tally.weight.x]
     tally.bytes = sum(x.numel() * x.element_size() for x in (*activations, *call.out[:1]))
     return tally

@@ -44,12 +44,12 @@ MOVING = SAME_VALUES | _names(
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
     "_upsample_nearest_exact3d pixel_shuffle pixel_unshuffle channel_shuffle "
     "scatter index_copy index_put index_fill slice_scatter select_scatter masked_select repeat_interleave diagonal "
-    "tril triu embedding set_ masked_scatter unsafe_split copy_ expand_copy"
+    "tril triu embedding set masked_scatter unsafe_split expand_copy"
 )
 MAKING = _names(
     "zeros ones full empty empty_like zeros_like ones_like full_like new_zeros new_ones new_empty new_full arange "
     "linspace eye rand randn rand_like randn_like randint randperm empty_strided new_empty_strided scalar_tensor "
-    "bernoulli uniform normal fill zero resize fill_ zero_ randint_like _efficientzerotensor promote_types "
+    "bernoulli uniform normal fill zero resize randint_like _efficientzerotensor promote_types "
     "tril_indices triu_indices one_hot"
 )
 DROPPING = _names("dropout native_dropout feature_dropout alpha_dropout")
