@@ -53,6 +53,15 @@ def test_only_firing():
     assert saving((gate, fc("a", 400, 25)), (cut, fc("a", 400, 40))) == {"firing": -15}
 
 
+def test_no_layer_changed_its_size():
+    """There is no layer before the first one that did: all is firing, or layers of one of them."""
+    before = fc("a", 400, 40), fc("b", 300, 20), fc("c", 200, 0)
+    after = fc("a", 400, 25), fc("b", 300, 26), fc("c", 200, 3)
+    assert saving(before, after) == {"firing": 15 - 6 - 3}
+    assert saving((fc("a", 400, 40), fc("old", 400, 9)), (fc("a", 400, 25),)) == {"firing": 15, "removed": 9}
+    assert saving((fc("old", 400, 9),), (fc("new", 400, 4),)) == {"removed": 9, "added": -4}
+
+
 def test_two_causes_share_by_their_logarithms():
     # Energies 40 to 5 fall by 8: by 4 from the steps, by 2 from the firing, so two thirds and one third of 35.
     shares = saving((fc("a", 400, 40),), (fc("a", 100, 5, 1),))
@@ -114,6 +123,23 @@ def test_no_other_cause_by_rounding():
     assert compare(before, after).saving_pj == {"steps": pytest.approx(1.0)}
 
 
+RESIDUE = pytest.mark.xfail(reason="what is left of equal sums in floating point is taken as a saving", strict=True)
+
+
+@RESIDUE
+def test_no_stem_by_rounding():
+    """0.9 and 9 * 0.9 / 9 differ in the last bit."""
+    one = cost(fc("stem", 400, 1), fc("cut", 400, 20))
+    nine = cost(fc("stem", 3600, 9), fc("cut", 1800, 90), samples=9)
+    assert compare(one, nine).saving_pj == {"tokens": pytest.approx(9.0)}
+
+
+@RESIDUE
+def test_no_firing_by_rounding():
+    """Two layers that swap their rates."""
+    assert saving((fc("a", 400, 2), fc("b", 400, 3)), (fc("a", 400, 3), fc("b", 400, 2))) == {}
+
+
 def test_static_power_is_its_own_cause():
     layer = fc("a", 400, 40)
     before = cost(layer, chip="loihi1", latency_ms=2.0, chips=3)
@@ -143,8 +169,8 @@ def test_text():
     assert lines[1].split()[:4] == ["steps", "27", "pJ", "88.2%"]
     assert lines[1].endswith(CAUSES["steps"])
     assert lines[2].split()[:4] == ["removed", "3.6", "pJ", "11.8%"]
-    assert "weight reads" in lines[3]
-    assert "special functions" in lines[3]
+    assert lines[3] == "without special functions, state accesses, static power, weight reads"
+    assert lines[4] == ""
     assert lines[-3].split() == ["a", "linear", "3.6e-05", "9e-06"]
     assert lines[-1].split() == ["total", "3.96e-05", "9e-06"]
 
@@ -158,7 +184,24 @@ def test_text_where_the_parts_cancel():
     """As after renaming a layer."""
     result = compare(cost(fc("old", 400, 40)), cost(fc("new", 400, 40)))
     assert result.saving_pj == {"removed": 36, "added": -36}
-    assert "saving 0 mJ" in str(result)
+    lines = str(result).splitlines()
+    assert lines[0] == "Net to Net on 45 nm arithmetic, fp32: 36 pJ to 36 pJ per sample, saving 0 mJ (0.0%)"
+    assert lines[1].split() == ["removed", "36", "pJ", *CAUSES["removed"].split()]
+    assert lines[2].split() == ["added", "-36", "pJ", *CAUSES["added"].split()]
+    assert lines[3] == "without state accesses, static power, weight reads"
+
+
+@RESIDUE
+def test_text_where_the_parts_cancel_but_for_rounding():
+    """As after splitting a layer in two: 7 * 0.9 is not 0.9 + 6 * 0.9 in floating point."""
+    result = compare(cost(fc("old", 400, 7)), cost(fc("one", 400, 1), fc("other", 400, 6)))
+    assert not any("%" in line for line in str(result).splitlines()[1:])
+
+
+def test_text_where_nothing_is_left_out():
+    layer = Record("fc", "linear", "spikes", counts={"rate_sop": 40}, steps=4)
+    text = str(compare(cost(layer, chip="papers45"), cost(layer, chip="papers45")))
+    assert "without" not in text
 
 
 def test_wrapping_saves_by_steps_and_tokens():

@@ -55,11 +55,11 @@ def test_assumptions_reach_the_estimate_of_a_model():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (lambda r, m: (m,), "got a model and 'horowitz45-fp32', expected its input. Call estimate(model, batch, "),
+        (lambda r, m: (m,), "got a model and None, expected its input. Call estimate(records, chip) or "),
         (lambda r, m: (m, "loihi1"), "got a model and 'loihi1', expected its input"),
         (lambda r, m: (m, r), "got a model and Records("),
         (lambda r, m: (r, torch.ones(1, 6)), "got Records and Tensor, expected records and a chip, or a model"),
-        (lambda r, m: (r, None), "got Records and NoneType, expected records and a chip"),
+        (lambda r, m: (r, 45), "got Records and int, expected records and a chip"),
         (lambda r, m: ("loihi1", r), "got str and Records, expected records and a chip, or a model and a batch"),
         (lambda r, m: (torch.ones(1, 6), m), "Call estimate(records, chip) or estimate(model, batch, chip=...)."),
     ],
@@ -72,8 +72,19 @@ def test_wrong_combinations(arguments: Callable, text: str):
 
 
 def test_records_with_chip_by_keyword():
-    with pytest.raises(SettingError, match=r"estimate\(records, chip\)"):
-        estimate(records(fc(ac=10)), chip="loihi1")
+    run, chip = records(fc(ac=10)), load_profile("loihi1")
+    by_place = estimate(run, "loihi1")
+    assert by_place.profile == chip
+    assert estimate(run, chip="loihi1") == estimate(run, chip=chip) == estimate(run, None, chip=chip) == by_place
+    assert estimate(run) == estimate(run, None) == estimate(run, "horowitz45-fp32")
+
+
+@pytest.mark.parametrize("second", ["papers45", "loihi1", load_profile("loihi1")])
+def test_two_chips(second: object):
+    with pytest.raises(
+        SettingError, match=r"estimate: got two chips, 'loihi1' and .*Call estimate\(records, chip\) or"
+    ):
+        estimate(records(fc(ac=10)), "loihi1", chip=second)
 
 
 def test_unknown_chip():
@@ -111,23 +122,6 @@ def test_included_terms_are_listed_with_their_reason():
     assert estimate(records(fc(adds=10)), chip).included == {}
 
 
-def test_static_power_takes_a_latency():
-    run = records(fc(ac=10))
-    resting = estimate(run, "loihi1")
-    assert (resting.static_power_pj, [e.term for e in resting.unpriced]) == (0, ["static power"])
-    report = estimate(run, "loihi1", assume=Assumptions(latency_ms=2.0, chips=3))
-    assert report.static_power_pj == pytest.approx(104.0 * 2 * 3 * 1e6)  # mW x ms is uJ
-    assert report.energy_mj == pytest.approx(0.624 + 236e-9, rel=1e-12)
-    assert report.unpriced == ()
-    assert report.low_pj == pytest.approx(624e6 + 236)
-    assert report.high_pj == pytest.approx(624e6 + 355)
-    assert estimate(run, "papers45", assume=Assumptions(latency_ms=2.0)).static_power_pj == 0
-
-
-def test_power_at_rest_of_odin_is_listed():
-    assert "static power" in [entry.term for entry in estimate(records(fc(ac=10)), "odin").unpriced]
-
-
 def test_split_by_step_and_by_sample():
     layers = (
         fc(((1, 2), (3, 4), (0, 0)), ac=10),
@@ -163,6 +157,19 @@ def test_split_of_a_silent_layer_that_still_reads_its_input():
     report = estimate(nn.Sequential(nn.Linear(4, 3)), torch.zeros(2, 4), chip="horowitz45-fp32-sram")
     assert report.energy_mj * 1e9 == pytest.approx(1.25)  # 4 bits
     assert sum(report.by_step_mj) == pytest.approx(report.energy_mj)
+
+
+def test_energy_of_a_silent_layer_is_spread_evenly():
+    silent, mixed = ((0, 0), (0, 0), (0, 0)), ((0, 5), (1, 0), (0, 0))
+    layers = (fc(silent, inputs=96), fc(mixed, "fc2", ac=6))
+    report = estimate(records(*layers, samples=2, steps=3), "horowitz45-fp32-sram")
+    quiet, loud = (row.total_pj / 1e9 for row in report.rows)
+    assert quiet == pytest.approx(96 / 2 * 0.3125e-9)
+    assert report.by_step_mj == tuple(pytest.approx(quiet / 3 + loud * n / 6) for n in (5, 1, 0))
+    assert report.by_sample_mj == tuple(pytest.approx(quiet + 2 * loud * n / 6) for n in (1, 5))
+    alone = estimate(records(layers[0], samples=2, steps=3), "horowitz45-fp32-sram")
+    assert alone.by_step_mj == (pytest.approx(quiet / 3),) * 3
+    assert alone.by_sample_mj == (pytest.approx(quiet),) * 2
 
 
 class Watched:
@@ -215,7 +222,7 @@ def of_log(log: PublishedLog, *, once: bool = False) -> Records:
     layers, width = [], log.channels // log.heads
     for row in log.rows:
         dense, ac, mac = round(row.dense), round(row.ac), round(row.mac)
-        counts = {"dense": dense, "synapses": dense, "ac": ac, "mac": mac, "units": ac, "inputs": dense}
+        counts = {"dense": dense, "synapses": dense, "ac": ac, "mac": mac, "units": ac, "inputs": dense, "rate_sop": ac}
         layers.append(Record(row.layer, row.kind, "analog" if mac else "spikes", counts=counts, steps=log.steps))
     first = layers[0]
     one = first["mac"] // log.steps

@@ -164,9 +164,13 @@ def test_loihi_with_and_without_shared_weights():
 def test_a_channel_that_needs_several_cores_or_none():
     shared = {"fan_in": None, "synapse_bits_per_core": None}
     assert core(neurons_per_core=64, **shared)(mixer(196)) == 196 * 768 // 64
-    # 196 eight-bit weights a neuron: 20 neurons in 4000 bytes.
+    # 196 eight-bit weights a neuron: 20 neurons in 4000 bytes. No core holds a whole channel, so p channels x q outputs
+    # lie in each, p q <= 20: 1 x 20 take 768 * 10 = 7680 cores, 2 x 10 take 384 * 20 as many, and 5 x 4, which cut 196
+    # without a rest, take ceil(768 / 5) * 49 = 154 * 49 = 7546. No fewer than 768 * 196 / 20 = 7526.4 can do.
     few = {"neurons_per_core": 64, "fan_in": None, "shares_weights": False}
-    assert core(**few, synapse_bits_per_core=32_000)(mixer(196)) == 768 * 10
+    assert core(**few, synapse_bits_per_core=32_000)(mixer(196)) == 154 * 49 == 7546
+    tiles = [(p, 20 // p) for p in range(1, 21)]
+    assert min(-(-768 // p) * -(-196 // q) for p, q in tiles) == 7546
     assert core(**few, synapse_bits_per_core=1_000)(mixer(196)) is None
     assert core(fan_in=128)(mixer(196)) is None
     assert core_steps(IMAGENET, cores=core(neurons_per_core=256, fan_in=128))[0].kept == 128

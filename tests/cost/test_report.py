@@ -32,7 +32,7 @@ HEAD = Record(
     "linear",
     "spikes",
     calls=2,
-    counts={"dense": 2000, "synapses": 2000, "ac": 500, "packets": 50, "units": 50, "inputs": 200},
+    counts={"dense": 2000, "synapses": 2000, "ac": 500, "packets": 50, "units": 50, "inputs": 200, "rate_sop": 500},
     events=((100, 150), (50, 200)),
     steps=2,
     geometry=Geometry(10, 10, 1),
@@ -69,9 +69,11 @@ def test_summary_in_text():
     # Bits: 32 * (4500 + 250) weights, 64 * (4750 + 100) states, 200 inputs of 32 and 100 spikes
     assert lines[3] == (
         "without spikes sent (25), hops (225), weight reads (152 k), state accesses (310 k), "
-        "activation reads (6.5 k), special functions (3)"
+        "activation reads (6.5 k), special functions (3), static power (unknown)"
     )
-    assert lines[4] == (
+    # Stem and head have as many events in one step as in the other: (20700 + 225) / 2 pJ
+    assert lines[4] == "linear maps and products by time step: 10.46 nJ, 10.46 nJ"
+    assert lines[5] == (
         "the image's own layers: computing them once instead of 2 times is 10.35 nJ; counted here: as run"
     )
 
@@ -101,6 +103,24 @@ def test_every_unpriced_term_says_why():
     )
     assert without.endswith("static power (104 mW)")
     assert "no extra cost for weight reads: inside ac_pj: a synaptic operation reads its weight" in text
+
+
+def test_power_without_a_price_in_text():
+    assert "\nwithout static power: the profile has no figure (static_mw)\n" in str(report())
+    odin = str(report("odin"))
+    assert ", static power (0.0273 mW), clock power (1.78 uW/MHz)\n" in odin
+    assert "\nwithout static power: the time of one inference is not assumed (static_mw)\n" in odin
+    assert "\nwithout clock power: the clock is not assumed (clock_uw_per_mhz)\n" in odin
+    timed = str(report("odin", latency_ms=2.0))
+    assert ", static power 54.6 nJ (" in timed  # 27.3 uW x 2 ms
+    assert "without static power" not in timed
+    assert "\nwithout clock power: " in timed
+    papers = report("papers45")
+    assert papers.unpriced == ()
+    assert "without" not in str(papers)
+    assert json.loads(report().to_json())["without"][-1] == {
+        **{"term": "static power", "price": "static_mw", "amount": 0, "reason": "the profile has no figure"}
+    }
 
 
 def test_bands_static_power_and_grades():
@@ -240,8 +260,11 @@ def test_markdown_is_a_table():
 
 def test_markdown_with_a_bar_in_a_name():
     odd = Record("a|b", "linear", "spikes", counts={"ac": 10})
-    line = next(line for line in estimate(records(odd)).to_markdown().splitlines() if "b | linear" in line)
-    assert line.replace("\\|", "").count("|") == 14
+    text = estimate(records(odd)).to_markdown()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[2].startswith("| a\\|b | linear | spikes |")
+    assert [line.replace("\\|", "").count("|") for line in lines] == [14] * 4
+    assert "a|b" in str(estimate(records(odd)))
 
 
 @pytest.mark.parametrize("form", ["to_json", "to_csv", "to_markdown"])

@@ -38,11 +38,13 @@ BINARY = EVENT | {
     "activation reads": 50,
 }
 CONVENTION = EVENT | {
-    "spike events": 0,
-    "graded events": 560,  # 28 units of 50 inputs x 1000
+    "spike events": 13,  # the papers' number of operations
+    "graded events": 0,  # among them
     "multiply-accumulates": 250,  # 200 of 800 synapses, padding included again: x 1000
-    "activation x activation": 13,
-    **{"neuron updates": 0, "idle neuron updates": 0, "weight reads": 0, "state accesses": 0},
+    "activation x activation": 0,  # not even gates
+    "idle neuron updates": 0,
+    "weight reads": 0,
+    "state accesses": 1600,  # 25 updates, read and written, of 32 bits
 }
 MIXED = "spikes+graded+analog"
 
@@ -67,7 +69,7 @@ def cost(chip: Profile | str, *layers: Record, samples: int = 1, steps: int = 1,
         (FP32, EVENT),
         (LOIHI, BINARY),
         (TRIGGERED, BINARY | {"idle neuron updates": 0, "state accesses": 13152}),  # (249 + 25) * 2 * 24
-        (FREE, BINARY | {"neuron updates": 0, "idle neuron updates": 0, "state accesses": 11952}),  # 249 * 2 * 24
+        (FREE, BINARY | {"idle neuron updates": 0, "state accesses": 13152}),  # the same, and no price for 25 updates
         (PAPERS, CONVENTION),
     ],
 )
@@ -89,8 +91,8 @@ def test_every_price_has_one_term():
         ("horowitz45-fp32-sram", 9637.3, 9637.3, 18047.3),
         # 49*23.6 + 25*81 + 15*52 + 9*1.7 + 34*3.5; the event up to 35.5, the hop 3 to 4
         ("loihi1", 4095.7, 4078.7, 4695.8),
-        # 560*0.9 + 250*4.6 + 13*0.9
-        ("papers45", 1665.7, 1665.7, 1665.7),
+        # 13*0.9 + 250*4.6
+        ("papers45", 1161.7, 1161.7, 1161.7),
     ],
 )
 def test_energies_by_hand(chip: str, total: float, low: float, high: float):
@@ -112,11 +114,39 @@ def test_terms_are_priced_one_by_one():
     }
 
 
+def test_free_updates_have_no_price():
+    clocked, free = cost(LOIHI, record()), cost(FREE, record())
+    saved = 25 * 81 + 15 * 52
+    assert free.energy_mj * 1e9 == pytest.approx(clocked.energy_mj * 1e9 - saved)
+    assert (free.low_pj, free.high_pj) == (
+        pytest.approx(clocked.low_pj - saved),
+        pytest.approx(clocked.high_pj - saved),
+    )
+    gone = {"neuron updates", "idle neuron updates"}
+    assert set(clocked.terms_pj) - set(free.terms_pj) == gone
+    assert not gone & {entry.term for entry in free.unpriced}
+
+
+def test_free_updates_say_why():
+    report = cost(PAPERS, record("", updates=40, triggered=25))
+    why = PAPERS.includes
+    assert report.included == {"neuron updates": why["update_pj"], "state accesses": why["state_pj_per_bit"]}
+    assert (report.terms_pj, report.unpriced, report.energy_mj) == ({}, (), 0)
+    assert cost(PAPERS, record("", updates=40)).included == {}  # nothing reached them
+
+
+@pytest.mark.xfail(reason="free updates whose price nobody published are listed as missing", strict=True)
+def test_free_updates_of_unknown_price_are_not_missing():
+    chip = dataclasses.replace(load_profile("loihi2"), updates="free")
+    assert "update_pj" not in [entry.price for entry in cost(chip, record("", updates=40, triggered=25)).unpriced]
+
+
 def test_papers_spikes_are_rate_times_dense():
-    spikes = record("spikes", dense=1000, synapses=800, ac=500, units=28, inputs=50)
-    assert cost(PAPERS, spikes).terms_pj == {"spike events": pytest.approx(504.0)}  # 28 / 50 * 1000 * 0.9, not 500
-    graded = record("graded", dense=1000, synapses=800, graded=300, graded_ac=500, units=28, inputs=50)
-    assert cost(PAPERS, graded).terms_pj == {"graded events": pytest.approx(504.0)}
+    """28 of 50 inputs fire: 560 of 1000 operations, not the 500 that arrive."""
+    both = {"dense": 1000, "synapses": 800, "units": 28, "inputs": 50, "rate_sop": 560}
+    spikes, graded = record("spikes", ac=500, **both), record("graded", graded=300, graded_ac=500, **both)
+    for entering in (spikes, graded):
+        assert cost(PAPERS, entering).terms_pj == {"spike events": pytest.approx(504.0)}
     real = record("analog", dense=1000, synapses=800, mac=800, units=49, inputs=50)
     assert cost(PAPERS, real).terms_pj == {"multiply-accumulates": pytest.approx(4600.0)}
 
@@ -142,6 +172,14 @@ def test_papers_products_of_spikes_are_counted_once():
     for operand in ("spikes+spikes", "graded+spikes", "spikes+graded", "spikes+analog"):
         product = Record("qk", "act_act", operand, counts={"dense": 1000, "units": 28, "inputs": 50, "rate_sop": 13})
         assert cost(PAPERS, product).terms_pj == {"activation x activation": pytest.approx(11.7)}
+
+
+def test_papers_do_not_count_gates():
+    gate = Record("gate", "elementwise", counts={"gates": 24})
+    assert cost(PAPERS, gate).terms_pj == {}
+    assert cost(FP32, gate).terms_pj == {"activation x activation": pytest.approx(24 * 0.9)}
+    product = Record("qk", "act_act", "spikes+spikes", counts=COUNTS)
+    assert amounts(product, PAPERS) == CONVENTION | {"spike events": 0, "activation x activation": 13}
 
 
 @pytest.mark.parametrize(
@@ -205,11 +243,15 @@ def test_a_spike_is_read_as_one_bit_everything_else_in_full():
             "static_input='twice' is unknown. Expected one of as_run, once, every_step. Pass one",
         ),
         ({"batch_norm": True}, "batch_norm=True is unknown. Expected one of fold, count. Pass one of these."),
-        ({"hops": -1}, "hops=-1 must be a finite number of at least 0."),
-        ({"hops": math.nan}, "hops=nan must be a finite number of at least 0."),
-        ({"latency_ms": math.inf}, "latency_ms=inf must be a finite number of at least 0."),
-        ({"latency_ms": True}, "latency_ms=True must be a finite number of at least 0."),
-        ({"chips": -2}, "chips=-2 must be a finite number of at least 0."),
+        *(
+            ({name: value}, f"{name}={value!r} must be a finite number of at least 0, or None.")
+            for name in ("hops", "latency_ms")
+            for value in (-1, -1e-9, math.nan, math.inf, -math.inf, True, False, "3", "")
+        ),
+        *(
+            ({"chips": value}, f"chips={value!r} must be a whole number of at least 1.")
+            for value in (-2, 0, 1.0, 1.5, math.nan, True, "2", None)
+        ),
     ],
 )
 def test_assumptions_are_checked(settings: dict, text: str):
@@ -219,7 +261,8 @@ def test_assumptions_are_checked(settings: dict, text: str):
     assert text in str(caught.value)
 
 
-@pytest.mark.parametrize("settings", [{"chips": None}, {"hops": "3"}])
-def test_assumptions_of_no_number(settings: dict):
-    with pytest.raises(SettingError, match=f"Assumptions: {next(iter(settings))}="):
-        Assumptions(**settings)
+@pytest.mark.parametrize(
+    "settings", [{}, {"hops": None, "latency_ms": None}, {"hops": 0, "latency_ms": 0.0}, {"hops": 1.5, "chips": 7}]
+)
+def test_assumptions_in_range(settings: dict):
+    assert dataclasses.asdict(Assumptions(**settings)).items() >= settings.items()
