@@ -81,7 +81,8 @@ def compare(before: CostReport, after: CostReport) -> Comparison:
         for cause, pj in parts.items():
             saving[cause] += pj
     layers = tuple((" ".join(key[:2]), first[key].total_pj, second[key].total_pj) for key in shared)
-    return Comparison(before, after, {cause: pj for cause, pj in saving.items() if pj}, layers)
+    least = 1e-9 * sum(row.total_pj for row in (*before.rows, *after.rows))  # below it only rounding is left
+    return Comparison(before, after, {cause: pj for cause, pj in saving.items() if abs(pj) > least}, layers)
 
 
 def _by_key(report: CostReport) -> dict[tuple[str, str, int], Row]:

@@ -137,6 +137,8 @@ def estimate(
     *,
     chip: Profile | str | Path | None = None,
     assume: Assumptions | None = None,
+    axes: str | None = None,
+    steps: int | None = None,
 ) -> CostReport:
     """What a run costs on a chip: ``estimate(records, "loihi1")``, or ``estimate(model, batch, chip="loihi1")``.
 
@@ -147,6 +149,8 @@ def estimate(
         what: with a model, the batch to measure it on. With records, the chip.
         chip: a name of `list_profiles`, your own TOML file, or a `Profile`; "horowitz45-fp32" if none is named.
         assume: what the run does not tell; the defaults of `Assumptions`.
+        axes: with a model, the leading axes of the batch, see `measure`: they say what a sample is.
+        steps: with a model, T, see `measure`.
 
     Raises:
         ProfileError: unknown chip, or malformed profile.
@@ -157,7 +161,7 @@ def estimate(
     if isinstance(subject, nn.Module):
         if not isinstance(what, Tensor | list | tuple):
             raise SettingError(f"estimate: got a model and {what!r}, expected its input. {usage}")
-        profile, records = _profile(chip), measure(subject, what)
+        profile, records = _profile(chip), measure(subject, what, axes=axes, steps=steps)
     elif isinstance(subject, Records) and (what is None or isinstance(what, Profile | str | Path)):
         if what is not None and chip is not None:
             raise SettingError(f"estimate: got two chips, {what!r} and {chip!r}. {usage}")
@@ -220,7 +224,8 @@ def _unpriced(
     """Terms without a price, and static power in pJ per sample."""
     missing = []
     for term in TERMS:
-        if not totals[term.name] or term.price in profile.includes:
+        free = profile.updates == "free" and term.price in ("update_pj", "update_idle_pj")
+        if free or not totals[term.name] or term.price in profile.includes:
             continue
         figure = profile.prices[term.price]
         if figure.value is None:
@@ -237,10 +242,10 @@ def _static_power(profile: Profile, assume: Assumptions) -> tuple[float, list[Un
         return 0.0, []
     figures = [(key, profile.power.get(key)) for key in ("static_mw", "base_uw", "clock_uw_per_mhz")]
     known = {key: figure.value for key, figure in figures if figure is not None and figure.value is not None}
-    if not known:
-        return 0.0, [Unpriced("static power", "static_mw", 0.0, "the profile has no figure")]
     clock = known.pop("clock_uw_per_mhz", None)
     unknown = [] if clock is None else [Unpriced("clock power", "clock_uw_per_mhz", clock, "the clock is not assumed")]
+    if not known:
+        return 0.0, [Unpriced("static power", "static_mw", 0.0, "the profile has no figure"), *unknown]
     power_mw = known.get("static_mw", 0.0) + known.get("base_uw", 0.0) / 1000
     if assume.latency_ms is None:
         reason = "the time of one inference is not assumed"

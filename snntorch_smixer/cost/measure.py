@@ -126,8 +126,11 @@ def _plain(model: nn.Module) -> Iterator[None]:
     stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     with stance:
         mkldnn.enabled = fused and not recurrent
+        fast = torch.backends.mha.get_fastpath_enabled()  # hides a whole attention in one operation
+        torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield
         finally:
             mkldnn.enabled = fused
+            torch.backends.mha.set_fastpath_enabled(fast)
     torch.clear_autocast_cache()

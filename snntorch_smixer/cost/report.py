@@ -46,9 +46,9 @@ def comparison_to_text(comparison: Comparison) -> str:
         f"{a.records.model} to {b.records.model} on {a.profile.title}: {_mj(a.energy_mj)} to {_mj(b.energy_mj)} per "
         f"sample, saving {_mj(comparison.saving_mj)}{share}"
     ]
-    whole = sum(comparison.saving_pj.values())
+    whole, least = sum(comparison.saving_pj.values()), 1e-9 * a.energy_mj * _PJ_PER_MJ
     for cause, pj in comparison.saving_pj.items():
-        part = f"{pj / whole:.1%}" if whole else ""
+        part = f"{pj / whole:.1%}" if abs(whole) > least else ""
         lines.append(f"  {cause:<13}{_mj(pj / _PJ_PER_MJ):>12}  {part:>7}  {CAUSES[cause]}")
     most = sorted(comparison.layers, key=lambda layer: -abs(layer[1] - layer[2]))[:10]
     cells = [["layer", "before, uJ", "after, uJ"], *([n, _uj(x) or "0", _uj(y) or "0"] for n, x, y in most)]

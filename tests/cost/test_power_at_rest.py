@@ -63,7 +63,6 @@ def test_power_that_nobody_published(latency_ms: float | None):
     assert at_rest(papers, latency_ms=latency_ms) == (0, {})  # the rule leaves it out, figure or not
 
 
-@pytest.mark.xfail(reason="a profile of a clock figure alone is taken as one without power at rest", strict=True)
 def test_clock_power_alone_is_no_figure_for_power_at_rest():
     chip = dataclasses.replace(LOIHI, power={"clock_uw_per_mhz": ODIN.power["clock_uw_per_mhz"]})
     unknown = ("static_mw", 0, "the profile has no figure")

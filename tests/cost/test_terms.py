@@ -135,7 +135,6 @@ def test_free_updates_say_why():
     assert cost(PAPERS, record("", updates=40)).included == {}  # nothing reached them
 
 
-@pytest.mark.xfail(reason="free updates whose price nobody published are listed as missing", strict=True)
 def test_free_updates_of_unknown_price_are_not_missing():
     chip = dataclasses.replace(load_profile("loihi2"), updates="free")
     assert "update_pj" not in [entry.price for entry in cost(chip, record("", updates=40, triggered=25)).unpriced]

@@ -28,14 +28,16 @@ def verdict(call: Call, scratch: Scratch) -> Verdict:
     if name in rules.ADDING and _is_bias(notes):
         return rules.BIAS
     if name in rules.NORMS:
-        folds = notes[0].linear
+        folds = notes[0].linear and (name.endswith("no_training") or name.startswith(("cudnn", "miopen")))
         return {"batch_norm": out[0].numel()} if folds else {"muls": out[0].numel(), "adds": out[0].numel()}
+    if not out or not call.tensors:
+        return None
     wrote, read = out[0].numel(), call.tensors[0].numel()
     for names, counts, size in _BY_SIZE:
         if name in names:
             return dict.fromkeys(counts, {"wrote": wrote, "read": read, "larger": max(wrote, read)}[size])
     if name in rules.POOLING:
-        return {"compares": _window(call.args) * wrote - wrote}
+        return {"compares": read - wrote if name.startswith("adaptive") else _window(call.args) * wrote - wrote}
     if name in rules.SORTING:
         length = max(2, call.tensors[0].shape[-1] if call.tensors[0].dim() else 2)
         return {"compares": read * math.ceil(math.log2(length))}
@@ -55,7 +57,7 @@ _BY_SIZE: tuple[tuple[frozenset[str], tuple[str, ...], str], ...] = (
 def _free(name: str, notes: Sequence[Note], out: Sequence[Tensor]) -> str | None:
     if name in rules.MAKING:
         return rules.MAKES
-    if not out or name in rules.LOGICAL:
+    if name in rules.LOGICAL:
         return rules.LOGIC
     if all(note.role != Role.DATA for note in notes):
         return rules.CONSTANT
@@ -65,7 +67,8 @@ def _free(name: str, notes: Sequence[Note], out: Sequence[Tensor]) -> str | None
         return rules.MOVES
     if name in rules.DROPPING:
         return rules.NOISE
-    if not (out[0].is_floating_point() or out[0].is_complex()) and name not in rules.THRESHOLD | rules.SORTING:
+    whole = bool(out) and not (out[0].is_floating_point() or out[0].is_complex())
+    if whole and name in rules.ADDING | rules.SCALING | rules.SUMMING | rules.COMPARING | rules.EQUALITY:
         return rules.LOGIC
     return None
 
@@ -81,7 +84,7 @@ def _scaling(call: Call, scratch: Scratch) -> Verdict:
         return {"gates": sum(events)}
     if len(data) > 1 or (name not in ("mul", "multiply", "neg") and data == [1]):
         return {"special": out.numel()}
-    if len(call.tensors) == 1 or min(t.numel() for t in call.tensors) == 1:
+    if len(call.tensors) == 1 or all(t.numel() == 1 for i, t in enumerate(call.tensors) if i not in data):
         return rules.FACTOR
     return {"muls": out.numel()}
 

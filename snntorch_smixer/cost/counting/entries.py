@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from snntorch_smixer.cost.counting import axes as ax
-from snntorch_smixer.cost.counting.notes import Note
+from snntorch_smixer.cost.counting.notes import Note, Values
 from snntorch_smixer.cost.records import Geometry, Record, Records, Uncounted
 
 
@@ -26,7 +26,7 @@ class Entry:
     state_bytes: int = 0
     activation_bytes: int = 0
     steps: int = 1
-    last_input: int | None = None
+    last_input: Values | None = None
     once: int = 0
 
     def add_events(self, events: Tensor, note: Note, samples: int) -> None:

@@ -154,9 +154,8 @@ class Stack:
         frame = self.frames.pop()
         if frame.resume is not None:
             frame.resume()
-        if output is not None:
-            with _disable_current_modes():
-                self._close(frame, output)
+        with _disable_current_modes():
+            self._close(frame, output)
 
     def _current(self, frame: Frame) -> Note | None:
         return None if frame.current is None else self.books.note(frame.current)

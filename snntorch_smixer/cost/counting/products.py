@@ -69,8 +69,8 @@ def _as_column(vector: Operand) -> Operand:
 
 def _convolution(call: Call, setting: Setting) -> Tally | None:
     x, w = _operand(call, call.args[0]), _operand(call, call.args[1])
-    if not is_activation(x, w):
-        return None
+    if not is_activation(x, w) or w.note.role == Role.DATA:
+        return None  # a kernel that depends on the input: listed as uncounted
     how = Convolution(*call.args[3:9])
     return _finish(call, convolution(x, w, call.out[0], how, setting), x, w)
 

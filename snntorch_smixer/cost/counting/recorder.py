@@ -116,6 +116,8 @@ class Recorder(TorchDispatchMode):
         notes = transfer(call, self.clock)
         if tally is not None:
             self._book_product(tally, notes[0])
+        elif product is not None and any(n.role == Role.DATA for n in call.notes):
+            self.books.leave_out(self.layer, str(func), sum(x.numel() for x in out))
         elif product is not None:
             self.books.free[rules.CONSTANT] += 1
         else:
@@ -146,7 +148,7 @@ class Recorder(TorchDispatchMode):
         entry.counts["static_mac"] += self._repeated(tally, entry.last_input)
         if tally.activation.raw and not ax.has(tally.activation.axes, "t") and tally.activation.step is None:
             entry.once = tally.counts.get("mac", 0)
-        entry.last_input = id(tally.activation.values)
+        entry.last_input = tally.activation.values
         entry.add_events(tally.events, tally.activation, self.books.samples)
         entry.geometry = tally.geometry
         if tally.weight is not None:
@@ -166,14 +168,14 @@ class Recorder(TorchDispatchMode):
         self.stack.top.products += 1
         return self.layer, f"{tally.op}#{self.stack.top.products}"
 
-    def _repeated(self, tally: Tally, last_input: int | None) -> int:
+    def _repeated(self, tally: Tally, last_input: Values | None) -> int:
         """Of the multiply-accumulates of an image, those that an earlier step has done already."""
         mac, note = tally.counts.get("mac", 0), tally.activation
         if not mac:
             return 0
         if note.static:
             return mac - mac // ax.count(note.axes, "t")
-        return mac if note.raw and id(note.values) == last_input else 0
+        return mac if note.raw and note.values is last_input else 0
 
     def _bytes_of(self, source: str) -> int:
         owner, _, leaf = source.rpartition(".")

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from snntorch_smixer.cost.counting.notes import erase
 from snntorch_smixer.neurons import reset
 
 
@@ -18,7 +20,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
     Knows snnTorch's ``reset_mem``, and ``reset`` or ``n_reset`` without arguments as SpikingJelly's ``reset_net`` does.
     """
-    held = [(module, _held(module)) for module in model.modules()]
+    held = [(m, _held(m)) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     tensors = {id(x): (x, x.detach().clone()) for _, parts in held for part in parts.values() for x in _tensors(part)}
     lists = [(x, list(x)) for _, parts in held for part in parts.values() for x in part.values() if type(x) is list]
     try:
@@ -36,13 +38,24 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             items[:] = content
         for x, value in tensors.values():
             x.detach().copy_(value)
+            erase(x)
+        for x in model.parameters():
+            erase(x)
 
 
 def _reset(module: nn.Module) -> None:
+    if not _is_neuron(module):
+        return
     for name in ("reset", "n_reset"):
         method = getattr(module, name, None)
         if callable(method) and all(p.default is not p.empty for p in inspect.signature(method).parameters.values()):
             method()
+
+
+def _is_neuron(module: nn.Module) -> bool:
+    """True for SpikingJelly's modules, and for others without weights: a reset of those could draw them anew."""
+    library = any(c.__module__.startswith("spikingjelly") for c in type(module).__mro__)
+    return library or next(module.parameters(), None) is None
 
 
 def _held(module: nn.Module) -> dict[str, dict[str, Any]]:

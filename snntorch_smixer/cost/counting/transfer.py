@@ -94,7 +94,8 @@ def _axes(call: Call, main: Note, out: Tensor, clock: Clock) -> Axes:
     elif name in rules.MOVING and name != "index" and len(shape) == len(main.axes):
         axes = ax.resized(main.axes, shape)
     else:
-        axes = ax.broadcast(shape, [note.axes for note in call.notes])
+        data = [note.axes for note in call.notes if note.role == Role.DATA]
+        axes = ax.broadcast(shape, data or [note.axes for note in call.notes])
     fits = len(axes) == len(shape) and all(ax.size_of(a) == s for a, s in zip(axes, shape, strict=True))
     return axes if fits else tuple(map(ax.plain, shape))
 
@@ -117,13 +118,14 @@ class _Reshaping:
 
 def _expand(r: _Reshaping) -> Axes:
     count = math.prod(r.shape) // max(1, math.prod(map(ax.size_of, r.main.axes)))
-    label = "copy" if r.main.role != Role.DATA else r.clock.label(count, r.main)
+    leads = len(r.shape) > len(r.main.axes) or ax.size_of(r.main.axes[0]) < r.shape[0]
+    label = "copy" if r.main.role != Role.DATA else r.clock.label(count, r.main) if leads else ""
     return ax.expanded(r.main.axes, r.shape, label)
 
 
 def _stack(r: _Reshaping) -> Axes:
     at = (r.args[1] if len(r.args) > 1 else 0) % len(r.shape)
-    label = r.clock.label(r.shape[at], r.main)
+    label = r.clock.label(r.shape[at], r.main) if at == 0 or r.shape[at] == r.clock.steps else ""
     return ax.inserted(r.main.axes, at, ((label, r.shape[at]),) if r.shape[at] > 1 else ())
 
 
@@ -175,13 +177,13 @@ def _values(call: Call, main: Note, result: Note) -> None:
     result.padding = _padding(call, main)
     if len(data) == 1 and (name in rules.MOVING or name in rules.ADDING):
         result.base, result.compared = main.base or main.values, main.compared
-    if name in rules.SAME_VALUES:
+    if name in rules.SAME_VALUES and (name not in ("_to_copy", "copy") or _stays_float(call)):
         result.values, result.linear, result.reached = main.values, main.linear, main.reached
         return
     factor = _factor(call, main)
     if factor is not None:
         result.unit, result.reached = main.unit * factor, main.reached
-        result.fired = main.fired and name != "mean"
+        result.fired, result.raw = main.fired and name != "mean", main.raw
         result.base, result.compared = main.base or main.values, main.compared
     elif name in rules.NORMS:
         result.reached = main.reached
@@ -200,6 +202,10 @@ def _fired(call: Call) -> Iterator[bool]:
     """Spikes that a mask of truth values silences in part are still these spikes."""
     masked = call.name != "mul" or any(x.dtype == torch.bool for x in call.tensors)
     return (masked and n.fired and x.is_floating_point() for x, n in zip(call.tensors, call.notes, strict=True))
+
+
+def _stays_float(call: Call) -> bool:
+    return call.tensors[0].is_floating_point() and call.out[0].is_floating_point()
 
 
 def _padding(call: Call, main: Note) -> Padding | None:
