@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from snntorch_smixer.cost.counting import axes as ax
 from snntorch_smixer.cost.counting.notes import Note, Role, write
 from snntorch_smixer.cost.counting.recorder import Recorder
+from snntorch_smixer.cost.counting.refusals import check_inputs, check_model
 from snntorch_smixer.cost.counting.states import at_rest
 from snntorch_smixer.cost.counting.transfer import Clock
 from snntorch_smixer.cost.records import Records
@@ -46,11 +48,14 @@ def measure(
         strict: refuse a model that runs operations which nothing counts.
 
     Raises:
-        MeasureError: an empty batch, values that are not finite, or with ``strict`` uncounted operations.
+        MeasureError: a scripted, uninitialised or multi-device model; a batch that is empty, not dense or not finite;
+            modules that run in threads; or with ``strict`` uncounted operations.
     """
     inputs = [batch] if isinstance(batch, Tensor) else list(batch)
-    letters = axes or ("t b" if inputs and inputs[0].dim() == 5 else "b")
-    samples, clock = _check(inputs, letters, steps)
+    check_model(model)
+    check_inputs(inputs)
+    letters = axes or ("t b" if inputs[0].dim() == 5 else "b")
+    samples, clock = _extent(inputs[0], letters, steps)
     with ExitStack() as stack:
         for context in (in_mode(model, training=False), at_rest(model), torch.inference_mode(), _plain(model)):
             stack.enter_context(context)
@@ -58,39 +63,21 @@ def measure(
         copies = [_noted(x, letters, steps, main=x is inputs[0]) for x in inputs]
         with recorder.stack.followed(), recorder:
             (run or model)(*copies)
+        recorder.stack.settle()
         records = recorder.books.closed(type(model).__name__, clock.steps or _calls(recorder))
     if strict and records.uncounted:
         names = ", ".join(f"{entry.op} in {entry.layer or 'the model'}" for entry in records.uncounted)
         raise MeasureError(
             f"measure: {names} ran and nothing counts it (coverage {records.coverage:.1%}). Pass strict=False to list "
-            "it in the report, or add it to cost/rules.py."
+            "it in the report, or add it to cost/counting/rules.py."
         )
     return records
 
 
-def _check(inputs: Sequence[Tensor], letters: str, steps: int | None) -> tuple[int, Clock]:
-    """B and what is known of T.
-
-    Raises:
-        MeasureError: no tensor, an empty one, values that are not finite, or axes that do not fit.
-    """
-    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
-        raise MeasureError(
-            f"measure: the batch holds {', '.join(type(x).__name__ for x in inputs) or 'nothing'}, expected tensors. "
-            "Pass the input tensor, or several in the order of the model's arguments."
-        )
-    for x in inputs:
-        if not x.numel():
-            raise MeasureError(
-                f"measure: the batch is empty, shape {tuple(x.shape)}. Pass at least one sample: events are counted on "
-                "real data."
-            )
-        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-            raise MeasureError(
-                "measure: the batch holds values that are not finite. Check how it was loaded and normalised."
-            )
+def _extent(x: Tensor, letters: str, steps: int | None) -> tuple[int, Clock]:
+    """B and what is known of T."""
     sizes = {"t": 1, "b": 1} | {
-        label: size for axis in ax.of_batch(inputs[0].shape, letters, steps) for label, size in axis if label
+        label: size for axis in ax.of_batch(x.shape, letters, steps) for label, size in axis if label
     }
     timed = "t" in letters
     return sizes["b"], Clock(sizes["t"] if timed else steps)
@@ -112,19 +99,28 @@ def _repeats(x: Tensor, axes: ax.Axes) -> bool:
 
 
 def _calls(recorder: Recorder) -> int:
-    """T of a loop that calls the model step by step: the most calls of one neuron."""
-    return max([1, *(entry.calls for (_, op), entry in recorder.books.entries.items() if op == "neuron")])
+    """T of a loop that calls the model step by step: the most calls of one neuron.
+
+    Neurons written out in ``run`` share one name, and so count only where no layer and no other neuron runs in a loop.
+    """
+    entries = recorder.books.entries.items()
+    calls = {layer: entry.calls for (layer, op), entry in entries if op == "neuron"}
+    shared = calls.pop("", 1) if recorder.stack.outside else 1
+    if recorder.stack.outside:
+        calls |= {f"{layer} ": entry.calls for (layer, _), entry in entries if entry.weight_bytes}
+    most = max([1, *calls.values()])
+    return most if most > 1 else shared
 
 
 @contextmanager
 def _plain(model: nn.Module) -> Iterator[None]:
-    """Compiled models run their plain code, LSTMs their basic operations, autocast keeps no weights of other runs."""
+    """Models run plain code: nothing compiled or fused, LSTMs and attention as their products, no stale autocast."""
     mkldnn: Any = torch.backends.mkldnn
     fused, recurrent = mkldnn.enabled, any(isinstance(module, nn.LSTM) for module in model.modules())
     torch.clear_autocast_cache()
     # Without torch._dynamo in memory nothing is compiled, and importing it takes seconds.
     stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    with stance:
+    with stance, sdpa_kernel(SDPBackend.MATH):
         mkldnn.enabled = fused and not recurrent
         fast = torch.backends.mha.get_fastpath_enabled()  # hides a whole attention in one operation
         torch.backends.mha.set_fastpath_enabled(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 from snntorch_smixer.cost.profile import Profile
 from snntorch_smixer.cost.records import Record
@@ -36,13 +37,19 @@ class Assumptions:
     chips: int = 1
 
     def __post_init__(self) -> None:
-        check_choice("Assumptions", "static_input", self.static_input, STATIC)
-        check_choice("Assumptions", "batch_norm", self.batch_norm, BATCH_NORM)
+        for name, choices in ("static_input", STATIC), ("batch_norm", BATCH_NORM):
+            value = getattr(self, name)
+            check_choice("Assumptions", name, value if type(value).__module__ == "builtins" else repr(value), choices)
         check_count("Assumptions", "chips", self.chips)
         for name in ("hops", "latency_ms"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool | str) or not 0 <= value < float("inf")):
+            if value is not None and not _is_amount(value):
                 raise SettingError(f"Assumptions: {name}={value!r} must be a finite number of at least 0, or None.")
+
+
+def _is_amount(value: object) -> bool:
+    """True for a finite number of at least 0; a bool is none."""
+    return type(value) is not bool and isinstance(value, Real) and 0 <= float(value) < float("inf")
 
 
 @dataclass(frozen=True)

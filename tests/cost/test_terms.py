@@ -245,12 +245,19 @@ def test_a_spike_is_read_as_one_bit_everything_else_in_full():
         *(
             ({name: value}, f"{name}={value!r} must be a finite number of at least 0, or None.")
             for name in ("hops", "latency_ms")
-            for value in (-1, -1e-9, math.nan, math.inf, -math.inf, True, False, "3", "")
+            for value in (-1, -1e-9, math.nan, math.inf, -math.inf, True, False, "3", "", [3], (), {}, 1j)
         ),
         *(
             ({"chips": value}, f"chips={value!r} must be a whole number of at least 1.")
-            for value in (-2, 0, 1.0, 1.5, math.nan, True, "2", None)
+            for value in (-2, 0, 1.0, 1.5, math.nan, True, "2", None, [1])
         ),
+        *(
+            ({name: value}, f"{name}={value!r} is unknown. Expected one of ")
+            for name in ("static_input", "batch_norm")
+            for value in (None, 1, ["fold"], {"once"})
+        ),
+        ({"static_input": torch.ones(2)}, "static_input='tensor([1., 1.])' is unknown. Expected one of "),
+        ({"hops": torch.ones(2)}, "hops=tensor([1., 1.]) must be a finite number of at least 0, or None."),
     ],
 )
 def test_assumptions_are_checked(settings: dict, text: str):

@@ -41,11 +41,13 @@ class Entry:
         for t, row in enumerate(events.long().tolist()):
             mine = self.events.get(start + t)
             self.events[start + t] = row if mine is None else [a + b for a, b in zip(mine, row, strict=True)]
+        self.steps = max(self.steps, len(self.events))
 
     def see_steps(self, note: Note) -> None:
-        """Take the number of steps from the axis of time, or else from the calls."""
+        """Take the number of steps from the axis of time, or else from the calls, unless they say which step it is."""
         timed = ax.count(note.axes, "t")
-        self.steps = max(self.steps, timed, self.calls if timed == 1 else 1)
+        told = timed > 1 or (note.step is not None and self.events is not None)
+        self.steps = max(self.steps, timed, 1 if told else self.calls)
 
     def closed(self, layer: str, op: str, steps: int) -> Record:
         """The entry as a record; ``steps`` tells whether an image was computed once for several steps."""

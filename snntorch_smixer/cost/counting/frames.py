@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from snntorch_smixer.cost.counting.neurons import first_tensor, is_neuron
 from snntorch_smixer.cost.counting.notes import Note
+from snntorch_smixer.errors import MeasureError
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Firing:
         module: the neuron; None for a comparison in the forward of a larger module.
         spikes: what it sent.
         current: what is known of the tensor that drove it.
+        width: bytes of one state variable.
         calls: operations that were a part of the update.
     """
 
@@ -33,7 +36,27 @@ class Firing:
     module: nn.Module | None
     spikes: Tensor
     current: Note | None
+    width: int
     calls: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison of real values that depend on the input: a neuron if its result becomes a number.
+
+    Attributes:
+        result: of the comparison.
+        compared: what is known of the values that were compared.
+        width: bytes of one of them.
+    """
+
+    result: Tensor
+    compared: Note
+    width: int
+
+    def firing(self, layer: str) -> Firing:
+        """The call of the neuron that it is."""
+        return Firing(layer, None, self.result, self.compared, self.width)
 
 
 @dataclass
@@ -49,7 +72,7 @@ class Frame:
         counts: of elementwise operations, by the names of `COUNTS`.
         calls: elementwise operations.
         steps: time steps that their axes show.
-        fired: results of comparisons, and notes on what was compared.
+        fired: comparisons in its own forward.
         below: neurons among its children, which might be parts of it.
         products: products of activations so far, to number them.
         resume: switches counting on again, where it is off inside a neuron.
@@ -63,7 +86,7 @@ class Frame:
     counts: Counter[str] = field(default_factory=Counter)
     calls: int = 0
     steps: int = 1
-    fired: list[tuple[Tensor, Note]] = field(default_factory=list)
+    fired: list[Comparison] = field(default_factory=list)
     below: list[Firing] = field(default_factory=list)
     products: int = 0
     resume: Callable[[], None] | None = None
@@ -97,6 +120,9 @@ class Bookkeeper(Protocol):
     def neuron(self, firing: Firing) -> None:
         """One call of a neuron."""
 
+    def no_comparison(self, layer: str, elements: int) -> None:
+        """Comparisons that were booked for a layer have turned out to be a neuron."""
+
     def elementwise(self, frame: Frame) -> None:
         """Elementwise operations of a module that is no neuron."""
 
@@ -107,12 +133,18 @@ class Stack:
     Args:
         model: whose modules are followed.
         books: told what happened.
+
+    Attributes:
+        outside: a comparison behind no module, in the code that runs the model, was a neuron.
     """
 
     def __init__(self, model: nn.Module, books: Bookkeeper) -> None:
         self.model, self.books = model, books
         self.names = {module: name for name, module in model.named_modules()}
         self.frames: list[Frame] = []
+        self.outside = False
+        self._open: list[tuple[str, Comparison]] = []  # truth values that nobody has turned into numbers yet
+        self._thread, self._elsewhere = threading.get_ident(), ""
 
     @property
     def top(self) -> Frame | None:
@@ -126,7 +158,11 @@ class Stack:
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Hooks on every module, taken off at the end whatever happens."""
+        """Hooks on every module, taken off at the end whatever happens.
+
+        Raises:
+            MeasureError: a module ran in another thread, where operations are not seen.
+        """
         handles: list[RemovableHandle] = []
         try:
             for module in self.names:
@@ -138,8 +174,16 @@ class Stack:
             for handle in handles:
                 handle.remove()
             self.frames.clear()
+            if self._elsewhere:
+                raise MeasureError(
+                    f"measure: {self._elsewhere} ran in a thread of its own, expected all layers in the thread that "
+                    "calls measure: the operations of others are not seen. Run the layers one after the other."
+                )
 
     def _enter(self, module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != self._thread:
+            self._elsewhere = self.names.get(module) or type(module).__name__  # a copy for a device has no name
+            return
         inside = self.top is not None and self.top.known
         frame = Frame(self.names[module], module, inside or is_neuron(module), first_tensor(args))
         self.frames.append(frame)
@@ -147,6 +191,8 @@ class Stack:
             frame.resume = self.books.pause()
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         while self.frames and self.frames[-1].module is not module:
             self.frames.pop()  # a module that raised left it behind
         if not self.frames:
@@ -165,12 +211,14 @@ class Stack:
             spikes = first_tensor(output)
             if (self.top is None or not self.top.known) and spikes is not None:
                 self.books.sent(output, frame.current)
-                self.books.neuron(Firing(frame.layer, frame.module, spikes, self._current(frame)))
+                width = _width(spikes, frame.current)
+                self.books.neuron(Firing(frame.layer, frame.module, spikes, self._current(frame), width))
             return
         spikes = self._sent(frame, output)
         if spikes is not None:
             calls = frame.calls + len(frame.fired) + sum(child.calls for child in frame.below)
-            self._hand_up([Firing(frame.layer, frame.module, spikes, self._current(frame), calls)])
+            width = max((c.width for c in frame.fired), default=_width(spikes, frame.current))
+            self._hand_up([Firing(frame.layer, frame.module, spikes, self._current(frame), width, calls)])
             return
         passes_on = frame.pure and not frame.calls and not frame.fired
         self._hand_up(frame.below, settled=not passes_on)
@@ -204,13 +252,39 @@ class Stack:
         Two of the same tensor are one neuron; what only serves as a mask, an index or a rounding is a comparison.
         """
         seen: set[int] = set()
-        for result, compared in frame.fired:
-            if id(compared) not in seen and self.books.note(result).number:
-                self.books.neuron(Firing(frame.layer, None, result, compared))
-                seen.add(id(compared))
-            elif id(compared) not in seen:
-                frame.counts["compares"] += result.numel()
+        for one in frame.fired:
+            if id(one.compared) not in seen and self.books.note(one.result).number:
+                self.books.neuron(one.firing(frame.layer))
+                seen.add(id(one.compared))
+            elif id(one.compared) not in seen:
+                frame.counts["compares"] += one.result.numel()
                 frame.calls += 1
+        for one in frame.fired:
+            if id(one.compared) not in seen:
+                self.leave_open(frame.layer, one)
+
+    def leave_open(self, layer: str, comparison: Comparison) -> None:
+        """Remember a comparison, booked as such, that may turn out to be a neuron: see `settle`."""
+        if comparison.result.dtype == torch.bool or self.books.note(comparison.result).number:
+            self._open.append((layer, comparison))
+
+    def settle(self) -> None:
+        """At the end of a run, comparisons whose results became numbers after their module are neurons after all."""
+        seen: set[int] = set()
+        for layer, one in self._open:
+            if id(one.compared) in seen or not self.books.note(one.result).number:
+                continue
+            seen.add(id(one.compared))
+            self.outside |= not layer
+            self.books.no_comparison(layer, one.result.numel())
+            self.books.neuron(one.firing(layer))
+        self._open.clear()
+
+
+def _width(spikes: Tensor, current: Tensor | None) -> int:
+    """Bytes of one state variable: real values as wide as what drives it, whatever its spikes are stored as."""
+    real = [x.element_size() for x in (spikes, current) if x is not None and x.is_floating_point()]
+    return max(real, default=spikes.element_size())
 
 
 def _only_updates(module: nn.Module) -> bool:

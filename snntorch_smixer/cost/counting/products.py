@@ -75,21 +75,6 @@ def _convolution(call: Call, setting: Setting) -> Tally | None:
     return _finish(call, convolution(x, w, call.out[0], how, setting), x, w)
 
 
-def _attention(call: Call, setting: Setting) -> Tally | None:
-    """Softmax attention in one call: the two products inside it, its exponentials, and real-valued weights on V."""
-    query, key, value = (_operand(call, x) for x in call.args[:3])
-    flipped = Operand(key.x.transpose(-1, -2), replace(key.note, axes=(*key.note.axes[:-2], *key.note.axes[:-3:-1])))
-    tally = _pair(call, query, flipped, setting)
-    if tally is None:
-        return None
-    rows, keys = query.x.numel() // query.x.shape[-1], key.x.shape[-2]
-    products = rows * keys * value.x.shape[-1]
-    tally.counts["special"] = rows * keys
-    for name in ("dense", "synapses", "mac", "effective_mac"):
-        tally.counts[name] = tally.counts.get(name, 0) + products
-    return _finish(call, tally, query, key, value)
-
-
 PRODUCTS: Mapping[str, Callable[[Call, Setting], Tally | None]] = {
     "mm": _mm,
     "bmm": _mm,
@@ -101,14 +86,5 @@ PRODUCTS: Mapping[str, Callable[[Call, Setting], Tally | None]] = {
     "vdot": _dot,
     "convolution": _convolution,
     "_convolution": _convolution,
-    **dict.fromkeys(
-        (
-            "_scaled_dot_product_flash_attention_for_cpu",
-            "_scaled_dot_product_flash_attention",
-            "_scaled_dot_product_efficient_attention",
-            "_scaled_dot_product_cudnn_attention",
-        ),
-        _attention,
-    ),
 }
 """What multiplies. A new entry returns None where no activation takes part."""

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from snntorch_smixer.cost.counting import axes as ax
 from snntorch_smixer.cost.counting import rules
 from snntorch_smixer.cost.counting.counters import Setting, Tally
-from snntorch_smixer.cost.counting.elementwise import verdict
+from snntorch_smixer.cost.counting.elementwise import fires, is_strange, verdict
 from snntorch_smixer.cost.counting.entries import Books
-from snntorch_smixer.cost.counting.frames import Firing, Frame, Stack
+from snntorch_smixer.cost.counting.frames import Comparison, Firing, Frame, Stack
 from snntorch_smixer.cost.counting.neurons import state_variables
 from snntorch_smixer.cost.counting.notes import Call, Note, Role, Values, read, storage_of, write
 from snntorch_smixer.cost.counting.products import PRODUCTS
@@ -26,6 +26,7 @@ from snntorch_smixer.cost.counting.values import Scratch, classify, nonzero, spr
 _IN_NEURONS = (
     rules.ADDING | rules.SCALING | rules.COMPARING | rules.THRESHOLD | rules.EQUALITY | rules.SPECIAL | rules.MOVING
     | rules.MAKING | rules.LOGICAL | rules.DROPPING | rules.MULTIPLY_ADDS | rules.DIVIDE_ADDS
+    | rules.CONJUNCTION | rules.DISJUNCTION | rules.RANDOM
 )  # fmt: skip
 
 _TO_NUMBERS = rules.ADDING | rules.SCALING | {"_to_copy"}
@@ -65,13 +66,15 @@ class Recorder(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-            name = self._atomic[func] = rules.plain_name(func.overloadpacket.__name__)
+            name = self._atomic[func] = rules.name_of(func)
         top = self.stack.top
         if top is not None and top.known and name not in PRODUCTS:
             self.clock.fired = True
             self.books.calls += 1
             self.books.free[rules.NEURON] += 1
             return func(*args, **kwargs)
+        if name == "index_put" and args[3:4] == (True,):
+            name = "_index_put_impl"  # adds up, where without accumulate= it moves
         tensors = _tensors((*args, *kwargs.values()))
         before = [self.note(x) for x in tensors]
         result = func(*args, **kwargs)
@@ -111,12 +114,13 @@ class Recorder(TorchDispatchMode):
     def _count(self, func: Any, call: Call) -> None:
         name, out = call.name, call.out
         self.books.calls += 1
-        product = PRODUCTS.get(name)
-        tally = product(call, Setting(self.scratch, self.layer)) if product is not None else None
+        product, strange = PRODUCTS.get(name), is_strange(call)
+        tally = product(call, Setting(self.scratch, self.layer)) if product is not None and not strange else None
         notes = transfer(call, self.clock)
         if tally is not None:
             self._book_product(tally, notes[0])
-        elif product is not None and any(n.role == Role.DATA for n in call.notes):
+        elif strange or (product is not None and any(n.role == Role.DATA for n in call.notes)):
+            self.stack.impure()
             self.books.leave_out(self.layer, str(func), sum(x.numel() for x in out))
         elif product is not None:
             self.books.free[rules.CONSTANT] += 1
@@ -187,13 +191,17 @@ class Recorder(TorchDispatchMode):
         top = self.stack.top
         if call.name not in _IN_NEURONS:
             self.stack.impure()
-        if top is not None and _fires(call):
+        if fires(call):
             self.clock.fired = True
             notes[0].number = call.name != "round" and call.out[0].is_floating_point()
             notes[0].fired, notes[0].compared = True, call.notes[0].base or call.notes[0].values
-            top.fired.append((call.out[0], call.notes[0]))
-            self.books.free[rules.NEURON] += 1
-            return
+            comparison = Comparison(call.out[0], call.notes[0], call.tensors[0].element_size())
+            if top is not None:
+                top.fired.append(comparison)
+                self.books.free[rules.NEURON] += 1
+                return
+            write(call.out[0], notes[0])
+            self.stack.leave_open("", comparison)
         found = verdict(call, self.scratch)
         if found is None:
             self.books.leave_out(self.layer, str(func), sum(x.numel() for x in call.out))
@@ -212,6 +220,14 @@ class Recorder(TorchDispatchMode):
         entry = self.books.entry(frame.layer, "elementwise")
         entry.steps = max(entry.steps, frame.steps, entry.calls if frame.steps == 1 else 1)
         entry.counts.update(frame.counts)
+
+    def no_comparison(self, layer: str, elements: int) -> None:
+        """Take back comparisons of a layer that have turned out to be a neuron."""
+        entry = self.books.entries[layer, "elementwise"]
+        entry.counts["compares"] -= elements
+        self.books.free[rules.NEURON] += 1
+        if not any(entry.counts.values()):
+            del self.books.entries[layer, "elementwise"]
 
     def is_spikes(self, x: Tensor) -> bool:
         """True for zeros and one other value, or whole numbers of a known unit."""
@@ -240,19 +256,9 @@ class Recorder(TorchDispatchMode):
         entry.add_events(events, note, self.books.samples)
         timed = ax.count(note.axes, "t") * ax.count(note.axes, "b")
         variables = 1 if firing.module is None else state_variables(firing.module)
-        entry.state_bytes = max(entry.state_bytes, updates // timed * variables * spikes.element_size())
+        entry.state_bytes = max(entry.state_bytes, updates // timed * variables * firing.width)
         entry.activation_bytes += updates * spikes.element_size()
         self.books.free[rules.NEURON] += firing.calls
-
-
-def _fires(call: Call) -> bool:
-    """True for a comparison of real values that depend on the input: what a threshold does."""
-    return (
-        (call.name in rules.THRESHOLD or call.name == "round")
-        and len(call.out) == 1
-        and call.notes[0].role == Role.DATA
-        and call.tensors[0].is_floating_point()
-    )
 
 
 def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

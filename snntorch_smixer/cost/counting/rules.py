@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 MOVES = "moves or views data"
 MAKES = "makes a constant"
@@ -21,7 +22,7 @@ RULES: Mapping[str, str] = {
     BIAS: "added to the result of a linear map, by the map itself or behind it",
     FACTOR: "multiplication or division by one number; signs",
     NEURON: "leak, integration, threshold and reset inside a spiking neuron; counted as updates",
-    LOGIC: "index arithmetic and logic on masks",
+    LOGIC: "index arithmetic, negation of masks, and logic with masks that do not depend on the input",
     NOISE: "dropout and the like",
 }
 """Every rule by which an operation is free, with its meaning."""
@@ -39,7 +40,7 @@ SAME_VALUES = _names(
 )
 MOVING = SAME_VALUES | _names(
     "expand repeat stack cat select slice unbind split split_with_sizes chunk narrow index index_select gather take "
-    "take_along_dim as_strided unfold im2col col2im constant_pad_nd reflection_pad1d reflection_pad2d "
+    "take_along_dim as_strided unfold im2col constant_pad_nd reflection_pad1d reflection_pad2d "
     "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d _pad_circular _unsafe_index "
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
     "_upsample_nearest_exact3d pixel_shuffle pixel_unshuffle channel_shuffle "
@@ -48,16 +49,21 @@ MOVING = SAME_VALUES | _names(
 )
 MAKING = _names(
     "zeros ones full empty empty_like zeros_like ones_like full_like new_zeros new_ones new_empty new_full arange "
-    "linspace eye rand randn rand_like randn_like randint randperm empty_strided new_empty_strided scalar_tensor "
-    "bernoulli uniform normal fill zero resize randint_like _efficientzerotensor promote_types "
+    "linspace eye rand randn randint randperm empty_strided new_empty_strided scalar_tensor "
+    "fill zero resize _efficientzerotensor promote_types "
     "tril_indices triu_indices one_hot"
 )
+# Free where nothing depends on the input; noise on data, or drawn from it, is work that no price is known for.
+RANDOM = _names("bernoulli uniform normal rand_like randn_like randint_like")
 DROPPING = _names("dropout native_dropout feature_dropout alpha_dropout")
 LOGICAL = _names(
-    "logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor all any isnan isinf "
-    "isfinite nonzero argmax argmin is_nonzero item _local_scalar_dense equal count_nonzero bucketize searchsorted "
-    "_assert_async sym_size"
+    "logical_not bitwise_not all any isnan isinf isfinite nonzero is_nonzero item _local_scalar_dense equal "
+    "count_nonzero _assert_async sym_size"
 )
+CONJUNCTION = _names("logical_and bitwise_and")
+DISJUNCTION = _names("logical_or logical_xor bitwise_or bitwise_xor")
+SEARCHING = _names("bucketize searchsorted")
+ACCUMULATING = _names("col2im _index_put_impl")
 THRESHOLD = _names("ge gt le lt greater greater_equal less less_equal heaviside sign sgn")
 EQUALITY = _names("eq ne not_equal")
 ADDING = _names("add sub rsub subtract")
@@ -72,7 +78,7 @@ POOLING = _names(
 )
 COMPARING = _names("relu clamp clamp_min clamp_max maximum minimum fmax fmin hardtanh threshold leaky_relu abs relu6 "
                    "round floor ceil trunc frac remainder fmod hardsigmoid hardswish where masked_fill prelu max min "
-                   "amax amin aminmax _prelu_kernel floor_divide")  # fmt: skip
+                   "amax amin aminmax argmax argmin _prelu_kernel floor_divide")  # fmt: skip
 SORTING = _names("sort argsort topk msort kthvalue median")
 SPECIAL = _names(
     "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt pow square reciprocal sigmoid tanh gelu silu mish elu celu selu "
@@ -82,6 +88,12 @@ SPECIAL = _names(
 )
 NORMS = _names("native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
                "miopen_batch_norm _batch_norm_with_update")  # fmt: skip
+
+
+def name_of(func: Any) -> str:
+    """The name by which an overload of torch's operations is looked up; a scatter with ``reduce=`` has its own."""
+    name = plain_name(func.overloadpacket.__name__)
+    return f"{name}_reduce" if name == "scatter" and "reduce" in func._overloadname else name
 
 
 def plain_name(name: str) -> str:

@@ -224,7 +224,7 @@ def _padding(call: Call, main: Note) -> Padding | None:
     return Padding(x, (*[(0, 0)] * (x.dim() - len(pairs)), *pairs))
 
 
-_KEEPS_UNIT = frozenset({"add", "sub", "sum", "relu"}) | rules.POOLING
+_KEEPS_UNIT = frozenset({"add", "sub", "sum", "relu"}) | rules.POOLING | rules.ACCUMULATING
 
 
 def _factor(call: Call, main: Note) -> float | None:
@@ -247,5 +247,5 @@ def _factor(call: Call, main: Note) -> float | None:
 
 def _one_number(x: Any) -> float | None:
     if isinstance(x, Tensor):
-        x = float(x) if x.numel() == 1 else None
+        x = x.item() if x.numel() == 1 and x.layout is torch.strided else None  # complex numbers are left out below
     return float(x) if isinstance(x, int | float) and x and math.isfinite(x) else None

@@ -40,7 +40,8 @@ def classify(x: Tensor, note: Note, scratch: Scratch, where: str) -> str:
     """The kind of ``x``, noted in ``note.values``: "spikes", "graded" or "analog".
 
     Spikes are zeros and one other value, which folds into the weights; with a known unit (a mean over spikes) that
-    value has to be the unit. Graded are whole multiples of the unit.
+    value has to be the unit. Without any zero nothing shows that the value is a level and not just a constant image, so
+    that it has to be the unit or come out of a comparison. Graded are whole multiples of the unit.
 
     Raises:
         MeasureError: ``x`` holds values that are not finite.
@@ -68,11 +69,13 @@ def _kind(x: Tensor, note: Note, values: Values, scratch: Scratch) -> str:
         return "spikes"
     units = top / abs(note.unit)
     whole = abs(units - round(units)) < 1e-3 and round(units) >= 1
-    if values.low * values.high >= 0 and _two_level(x, values.high or values.low, scratch):
+    same = values.low == values.high
+    if values.low * values.high >= 0 and (same or _two_level(x, values.high or values.low, scratch)):
         if whole and round(units) > 1 and not note.raw:
             return "graded" if units < LARGEST_GRADED + 0.5 else "analog"
-        values.unit = values.high or values.low
-        return "spikes"
+        if not same or note.fired or (whole and round(units) == 1):
+            values.unit = values.high or values.low
+            return "spikes"
     limit = LARGEST_RAW if note.raw else LARGEST_GRADED
     if not whole or units > limit + 0.5:
         return "analog"

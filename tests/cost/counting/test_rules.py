@@ -125,6 +125,18 @@ def counted(op: Callable) -> dict[str, int]:
         (lambda m, x: F.max_pool2d(x[None], 2), {"compares": 9}),  # 3 for each of 3
         (lambda m, x: x.sort(1)[0], {"compares": 36}),  # 12 * 3
         (lambda m, x: x.topk(2, 1)[0], {"compares": 36}),
+        (lambda m, x: x.argmax(1), {"compares": 12}),
+        (lambda m, x: x == x.flip(0), {"compares": 12}),
+        (lambda m, x: torch.bucketize(x, torch.arange(6.0)), {"compares": 36}),  # 3 for 7 buckets
+        (lambda m, x: torch.searchsorted(m.w.sort()[0], x), {"compares": 36}),
+        (lambda m, x: F.fold(x[None, :, :].reshape(1, 4, 3), (2, 4), 2), {"adds": 12}),
+        (lambda m, x: F.fold(x.reshape(1, 4, 3), (1, 4), 2, padding=(1, 0), stride=(2, 1)), {"adds": 6}),  # 6 outside
+        (lambda m, x: torch.zeros(3, 6).index_put((torch.tensor([0, 0]),), x, accumulate=True), {"adds": 12}),
+        (lambda m, x: (x > 0.45) & (x.flip(0) > 0.45), {"compares": 24, "gates": 16}),  # 8 are larger
+        (lambda m, x: (x > 0.45) * (x.flip(0) > 0.45), {"compares": 24, "gates": 16}),
+        (lambda m, x: torch.logical_and(x, x.flip(0) > 0.45), {"compares": 12, "gates": 20}),
+        (lambda m, x: (x > 0.45) | (x.flip(0) > 0.45), {"compares": 36}),
+        (lambda m, x: (x > 0.5) & (m.w > 0.5), {"compares": 12}),
         (lambda m, x: m.norm(x), {"muls": 12, "adds": 12}),
         (lambda m, x: m.norm(m.fc(x)), {"batch_norm": 12}),
     ],
@@ -138,6 +150,9 @@ def test_what_operations_cost(op: Callable, expected: dict[str, int]):
     [
         (lambda m, x: x.reshape(3, 4).T.flip(0), rules.MOVES),
         (lambda m, x: x[:, [0, 2]], rules.MOVES),
+        (lambda m, x: F.fold(x.reshape(1, 4, 3), (2, 6), 2, stride=2), rules.MOVES),
+        (lambda m, x: torch.zeros(3, 6).index_put((torch.tensor([0, 2]),), x), rules.MOVES),
+        (lambda m, x: torch.rand(2, 6), rules.MAKES),
         (lambda m, x: F.pad(x, (1, 1)), rules.MOVES),
         (lambda m, x: x.double(), rules.CASTS),
         (lambda m, x: torch.zeros(3), rules.MAKES),
@@ -146,7 +161,7 @@ def test_what_operations_cost(op: Callable, expected: dict[str, int]):
         (lambda m, x: 3 * x / 2, rules.FACTOR),
         (lambda m, x: -x, rules.FACTOR),
         (lambda m, x: m.fc(x) + m.w, rules.BIAS),
-        (lambda m, x: x.argmax(1), rules.LOGIC),
+        (lambda m, x: x.isnan(), rules.LOGIC),
         (lambda m, x: F.dropout(x, 0.5), rules.NOISE),
     ],
 )
@@ -154,6 +169,23 @@ def test_what_is_free(op: Callable, rule: str):
     assert counted(op) == {}
     assert rule in ran(op).free
     assert set(ran(op).free) <= set(rules.RULES)
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        (lambda x: torch.bernoulli(x / 2), "aten.bernoulli.default"),
+        (torch.rand_like, "aten.rand_like.default"),
+        (lambda x: x.clone().uniform_(), "aten.uniform_.default"),
+        (
+            lambda x: torch.zeros(2, 6).scatter(0, torch.zeros(2, 6, dtype=torch.long), x, reduce="add"),
+            "aten.scatter.reduce",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The reduce argument:UserWarning")
+def test_noise_and_sums_on_data_are_not_free(op: Callable, name: str):
+    assert [entry.op for entry in ran(lambda m, x: op(x)).uncounted] == [name]
 
 
 def test_what_nothing_covers():

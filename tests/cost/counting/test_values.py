@@ -110,6 +110,27 @@ def test_the_models_input(x: list, expected: str):
     assert kind(x, raw=True)[0] == expected
 
 
+@pytest.mark.parametrize(
+    ("x", "raw", "expected"),
+    [
+        ([0.37, 0.37], True, "analog"),  # a constant image
+        ([0.37, 0.37], False, "analog"),  # a mean over an image
+        ([-0.5], False, "analog"),
+        ([0.37, 0.0], True, "spikes"),
+        ([1.0, 1.0], True, "spikes"),
+        ([255.0, 255.0], True, "analog"),  # a white picture
+        ([3.0, 3.0], True, "graded"),  # event counts
+    ],
+)
+def test_one_value_alone_is_no_spike_level(x: list, raw: bool, expected: str):
+    assert kind(x, raw=raw)[0] == expected
+
+
+def test_one_value_that_came_out_of_a_comparison_is_a_spike_level():
+    x = torch.tensor([0.37, 0.37])
+    assert classify(x, Note(Role.DATA, free(2), fired=True), Scratch(), "") == "spikes"
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_values_that_are_not_finite(value: float, dtype: torch.dtype):
