@@ -2,6 +2,7 @@
 
 from snntorch_smixer import cost as cost
 from snntorch_smixer import dstsp as dstsp
+from snntorch_smixer.cards.card import Card as Card
 from snntorch_smixer.errors import SMixerError as SMixerError
 from snntorch_smixer.layers.attention import SpikingSelfAttention as SpikingSelfAttention
 from snntorch_smixer.layers.block import EncodingBlock as EncodingBlock
@@ -15,14 +16,17 @@ from snntorch_smixer.neurons import LIF as LIF
 from snntorch_smixer.neurons import Dspike as Dspike
 from snntorch_smixer.neurons import IntegerLIF as IntegerLIF
 from snntorch_smixer.neurons import reset as reset
+from snntorch_smixer.zoo.hub import create_model as create_model
 from snntorch_smixer.zoo.hub import from_pretrained as from_pretrained
-from snntorch_smixer.zoo.registry import create_model as create_model
+from snntorch_smixer.zoo.hub import load_pretrained as load_pretrained
+from snntorch_smixer.zoo.registry import is_model as is_model
 from snntorch_smixer.zoo.registry import list_models as list_models
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LIF",
+    "Card",
     "Dspike",
     "EncodingBlock",
     "IntegerLIF",
@@ -38,6 +42,8 @@ __all__ = [
     "create_model",
     "dstsp",
     "from_pretrained",
+    "is_model",
     "list_models",
+    "load_pretrained",
     "reset",
 ]

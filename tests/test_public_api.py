@@ -50,10 +50,10 @@ def test_the_star_brings_the_list():
 def test_the_usual_imports():
     from snntorch_smixer import SMixer, SpikingTokenMixer, create_model, from_pretrained
     from snntorch_smixer.patching.wrap import wrap
-    from snntorch_smixer.zoo import hub, registry
+    from snntorch_smixer.zoo import hub
 
     assert SMixer is SpikingTokenMixer
-    assert create_model is registry.create_model
+    assert create_model is hub.create_model
     assert from_pretrained is hub.from_pretrained
     assert snntorch_smixer.dstsp is dstsp
     assert dstsp.wrap is wrap

@@ -55,7 +55,7 @@ def compare(nets: Mapping[str, SMixerNet], x: Tensor, labels: Tensor) -> list[Ro
         rows = []
         for name, net in nets.items():
             with torch.no_grad():
-                steps, _, tokens, _ = net.forward_features(x[:1])[0].shape
+                steps, _, tokens, _ = net.features_and_kept(x[:1])[0].shape
             kept = saved_bytes(net, x[:64])
             rows.append(Row(name, accuracy(net, x, labels), tokens, steps, dense_macs(net, x[:1]), kept, speed[name]))
     return rows

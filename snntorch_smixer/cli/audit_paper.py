@@ -14,7 +14,7 @@ from snntorch_smixer.cost.paper.report import audit_to_text
 from snntorch_smixer.models.config import CONFIGS
 from snntorch_smixer.patching.wrap import wrap
 from snntorch_smixer.pruning.spatial import tokens_kept
-from snntorch_smixer.zoo.registry import create_model
+from snntorch_smixer.zoo.hub import create_model
 
 IMAGENET, CIFAR = "smixer-8-768", "smixer-4-384"
 

@@ -10,13 +10,13 @@ class ClassifierHead(nn.Module):
 
     Args:
         dim: C, channels of a token.
-        num_classes: K.
+        num_classes: K; 0 for pooled features in place of logits.
     """
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(dim, num_classes)
+        self.linear = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(T', B, N', C)`` to logits ``(T', B, K)``."""
+        """``(T', B, N', C)`` to logits ``(T', B, K)``, or to ``(T', B, C)`` where K is 0."""
         return self.linear(x.mean(2))

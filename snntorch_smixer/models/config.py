@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, prod
-from typing import Any
+from typing import Any, ClassVar
 
 from snntorch_smixer.errors import SettingError, check_choice, check_count, is_count
 from snntorch_smixer.layers.stem import CIFAR_STRIDES, IMAGENET_STRIDES
+from snntorch_smixer.models.network import NetworkConfig
 from snntorch_smixer.pruning.pruner import DSTSPConfig
-from snntorch_smixer.tables import check_keys
 
 
 @dataclass(frozen=True)
-class SMixerConfig:
+class SMixerConfig(NetworkConfig):
     """Everything that defines an `SMixerNet`.
 
     Attributes:
         img_size: (H, W) of the input in pixels.
         in_channels: 1, 2 (events) or 3.
-        num_classes: K.
+        num_classes: K; 0 for pooled features in place of logits.
+        T: time steps.
         dim: D, channels of a token; a multiple of 8 and of ``heads``.
         depth: number of encoding blocks.
         heads: h, matrices ``W_M`` per block.
         mlp_ratio: hidden channels of the MLP over ``dim``.
         strides: strides of the five stem convolutions; their product divides ``img_size``.
-        T: time steps.
         mixer: "smixer", or "ssa" for the spiking self-attention baseline.
         beta: membrane decay per step.
         threshold: firing threshold.
@@ -35,15 +34,13 @@ class SMixerConfig:
         prune: DSTSP settings, or None for no pruning.
     """
 
-    img_size: tuple[int, int] = (32, 32)
-    in_channels: int = 3
-    num_classes: int = 10
+    architecture: ClassVar[str] = "smixer"
+
     dim: int = 384
     depth: int = 4
     heads: int = 16
     mlp_ratio: float = 4.0
     strides: tuple[int, ...] = CIFAR_STRIDES
-    T: int = 4
     mixer: str = "smixer"
     beta: float = 0.5
     threshold: float = 1.0
@@ -74,11 +71,6 @@ class SMixerConfig:
         """N."""
         return prod(self.grid)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and one nested table, without the Nones: what a TOML file holds."""
-        raw = dataclasses.asdict(self, dict_factory=lambda items: {k: v for k, v in items if v is not None})
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in raw.items()}
-
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> SMixerConfig:
         """The inverse of `to_dict`.
@@ -86,18 +78,13 @@ class SMixerConfig:
         Raises:
             SettingError: an unknown key, with close matches, or a value that the configuration refuses.
         """
-        check_keys("SMixerConfig", cls, raw)
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-        if values.get("prune") is not None:
-            check_keys("SMixerConfig.prune", DSTSPConfig, raw["prune"])
-            # TOML has no null: a table without t or spike_cap means no limit.
-            values["prune"] = DSTSPConfig(**{"t": None, **values["prune"]})
-        return cls(**values)
+        prune = raw.get("prune") if isinstance(raw, Mapping) else None
+        return super().from_dict(raw if prune is None else {**raw, "prune": DSTSPConfig.from_dict(prune)})
 
 
 def _check_numbers(config: SMixerConfig) -> None:
     for name in ("in_channels", "num_classes", "dim", "depth", "heads", "T"):
-        check_count("SMixerConfig", name, getattr(config, name))
+        check_count("SMixerConfig", name, getattr(config, name), least=0 if name == "num_classes" else 1)
     for name, length in (("img_size", 2), ("strides", 5)):
         value = getattr(config, name)
         if not isinstance(value, (tuple, list)) or len(value) != length or not all(map(is_count, value)):
@@ -111,7 +98,7 @@ def _check_numbers(config: SMixerConfig) -> None:
 
 
 def _imagenet(depth: int, dim: int) -> SMixerConfig:
-    return SMixerConfig((224, 224), 3, 1000, dim, depth, strides=IMAGENET_STRIDES, T=1)
+    return SMixerConfig((224, 224), 3, 1000, 1, dim=dim, depth=depth, strides=IMAGENET_STRIDES)
 
 
 CONFIGS: Mapping[str, SMixerConfig] = {
@@ -120,6 +107,6 @@ CONFIGS: Mapping[str, SMixerConfig] = {
     "smixer-8-384": _imagenet(8, 384),
     "smixer-8-512": _imagenet(8, 512),
     "smixer-8-768": _imagenet(8, 768),
-    "smixer-2-256": SMixerConfig((128, 128), 2, 11, 256, 2, strides=IMAGENET_STRIDES, T=16),
+    "smixer-2-256": SMixerConfig((128, 128), 2, 11, 16, dim=256, depth=2, strides=IMAGENET_STRIDES),
 }
 """Named configurations, ``smixer-depth-dim``: 32 x 32, 224 x 224 and 128 x 128 event frames (16 heads each)."""

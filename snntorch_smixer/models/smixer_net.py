@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from snntorch_smixer import shapes
+from snntorch_smixer.errors import check_choice
+from snntorch_smixer.kernels.token_mix import expand_to_grid
 from snntorch_smixer.layers.attention import SpikingSelfAttention
 from snntorch_smixer.layers.block import EncodingBlock
 from snntorch_smixer.layers.encode import encode
@@ -16,12 +21,13 @@ from snntorch_smixer.layers.mixer import SpikingTokenMixer
 from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.stem import SpikingPatchSplitting
 from snntorch_smixer.models.config import SMixerConfig
+from snntorch_smixer.models.network import Network, block_indices
 from snntorch_smixer.neurons import LIF, Dspike
 from snntorch_smixer.pruning.pruner import DSTSP
 from snntorch_smixer.selection import Selection
 
 
-class SMixerNet(nn.Module):
+class SMixerNet(Network):
     """The paper's network on images or event frames.
 
     Images ``(B, C, H, W)`` are shown for T steps (direct coding); event frames are ``(T, B, C, H, W)``. Neurons are
@@ -31,6 +37,10 @@ class SMixerNet(nn.Module):
         config: the `SMixerConfig` it was built from.
         dstsp: the pruning, or None; settings can be changed at any time, ``net.dstsp.ps = 0.2``.
     """
+
+    config: SMixerConfig
+    input_weights = ("stem.units.0.linear.weight", "stem.short.linear.weight")
+    head_path = "head.linear"
 
     def __init__(self, config: SMixerConfig | None = None) -> None:
         super().__init__()
@@ -53,25 +63,83 @@ class SMixerNet(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.head = ClassifierHead(config.dim, config.num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B, K)``, the mean over the kept steps.
+    @property
+    def num_features(self) -> int:
+        """C, channels of a token."""
+        return self.config.dim
+
+    def live_config(self) -> SMixerConfig:
+        """The configuration with the pruning settings of now."""
+        return dataclasses.replace(self.config, prune=None if self.dstsp is None else self.dstsp.settings)
+
+    def step_logits(self, x: Tensor) -> Tensor:
+        """Logits of each kept step, ``(T', B, K)``, for losses over steps such as those of ``snntorch.functional``."""
+        return self.head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Tokens ``(T', B, N', C)`` behind the last block.
 
         Raises:
             LayoutError: wrong rank, number of steps, channels or size.
         """
-        return self.step_logits(x).mean(0)
+        return self.features_and_kept(x)[0]
 
-    def step_logits(self, x: Tensor) -> Tensor:
-        """Logits of each kept step, ``(T', B, K)``, for losses over steps such as those of ``snntorch.functional``."""
-        return self.head(self.forward_features(x)[0])
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Tokens ``(T', B, N', C)`` to logits ``(B, K)``; with ``pre_logits`` to pooled features ``(B, C)``."""
+        return x.mean((0, 2)) if pre_logits else self.head(x).mean(0)
 
-    def forward_features(self, x: Tensor) -> tuple[Tensor, Selection | None]:
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a fresh, randomly initialised head for ``num_classes`` in; 0 leaves pooled features ``(B, C)``.
+
+        Raises:
+            SettingError: ``num_classes`` is negative or no whole number.
+        """
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        like = next(self.parameters())
+        self.head = ClassifierHead(self.config.dim, num_classes).to(like.device, like.dtype)
+
+    def features_and_kept(self, x: Tensor) -> tuple[Tensor, Selection | None]:
         """Tokens ``(T', B, N', C)`` behind the last block, and what pruning kept (None: everything)."""
+        for state in self._states(x):  # noqa: B007
+            pass
+        return state
+
+    def forward_intermediates(
+        self, x: Tensor, *, indices: Sequence[int] | None = None, layout: str = "grid"
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Features behind several blocks, for detection and analysis, in one pass.
+
+        Args:
+            x: input of the network.
+            indices: blocks, in this order; negative ones count from the last. None: all.
+            layout: "grid" for maps ``(T', B, C, H', W')`` where dropped tokens are zero, "tokens" for
+                ``(T', B, N', C)``.
+
+        Returns:
+            What `forward_features` gives, and one tensor per index.
+
+        Raises:
+            SettingError: an index of no block, or an unknown layout.
+        """
+        check_choice("forward_intermediates", "layout", layout, ("grid", "tokens"))
+        chosen = block_indices("forward_intermediates", indices, len(self.blocks))
+        states = list(self._states(x))[1:]
+        out = [self._on_grid(*states[i]) if layout == "grid" else states[i][0] for i in chosen]
+        return states[-1][0], out
+
+    def _states(self, x: Tensor) -> Iterator[tuple[Tensor, Selection | None]]:
+        """The stream in front of the blocks, then behind each block."""
         x, kept = self.tokens(x), None
+        yield x, kept
         for index, block in enumerate(self.blocks):
             x, kept = self.prune(x, kept, index)
             x = block(x, kept)
-        return x, kept
+            yield x, kept
+
+    def _on_grid(self, tokens: Tensor, kept: Selection | None) -> Tensor:
+        if kept is not None and kept.drops_tokens:
+            tokens = expand_to_grid(tokens, kept)
+        return shapes.tokens_to_grid(tokens, *self.config.grid)
 
     def tokens(self, x: Tensor) -> Tensor:
         """Stem output, real-valued tokens ``(T, B, N, C)``."""

@@ -36,10 +36,11 @@ class WrappedDSTSP(DSTSP):
     Args:
         settings: see `DSTSPConfig`.
         plan: what `wrap` did.
+        swap: argument of `wrap`; a model that is saved is wrapped alike when it is loaded.
     """
 
-    def __init__(self, settings: DSTSPConfig, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, settings: DSTSPConfig, plan: Plan, *, swap: bool | str = True) -> None:
+        self.plan, self.swap = plan, swap
         self.keeps_grid = plan.keeps_grid
         super().__init__(settings, depth=plan.depth)
 

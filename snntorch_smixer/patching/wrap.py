@@ -70,7 +70,7 @@ def wrap(
     """
     patch = look(model, DSTSPConfig(ps=ps, t=t), swap=swap, example=example_input)
     with torch.inference_mode(False):
-        _apply(model, patch)
+        _apply(model, patch, swap)
     if example_input is not None and patch.plan.family != "native":
         _try(model, patch, example_input)
     if calibrate is not None:
@@ -82,8 +82,8 @@ def wrap(
     return model
 
 
-def _apply(model: nn.Module, patch: Patch) -> None:
-    dstsp = WrappedDSTSP(patch.plan.settings, patch.plan).train(model.training)
+def _apply(model: nn.Module, patch: Patch, swap: bool | str) -> None:
+    dstsp = WrappedDSTSP(patch.plan.settings, patch.plan, swap=swap).train(model.training)
     stored = StoredSteps()
     context = Context(dstsp, Current(), stored)
     try:

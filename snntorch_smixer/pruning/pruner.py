@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError, check_choice, is_count
-from snntorch_smixer.pruning.rates import Rates, check_rates, rate_at
+from snntorch_smixer.pruning.rates import Rates, Schedule, check_rates, rate_at
 from snntorch_smixer.pruning.siv import RANKINGS, rank, siv
 from snntorch_smixer.pruning.softmatch import MERGES, merge_dropped
 from snntorch_smixer.pruning.spatial import tokens_kept
 from snntorch_smixer.pruning.temporal import dstp
 from snntorch_smixer.selection import W_PRIMES, Selection, take_steps
+from snntorch_smixer.tables import check_keys
 
 ACTIVE = ("both", "train", "eval", "never")
 
@@ -66,6 +68,22 @@ class DSTSPConfig:
                 f"DSTSP: w_prime='crop' gives W_M another meaning (row i is the i-th busiest token), so it cannot be "
                 f"active={self.active!r} only. Pass active='both', or w_prime='gather'."
             )
+
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> DSTSPConfig:
+        """The inverse of ``dataclasses.asdict`` without its Nones.
+
+        Raises:
+            SettingError: an unknown key, with close matches, or a value that the settings refuse.
+        """
+        check_keys("DSTSPConfig", cls, raw)
+        values = dict(raw)
+        if isinstance(values.get("ps"), Mapping):
+            check_keys("DSTSPConfig.ps", Schedule, values["ps"])
+            values["ps"] = Schedule(**values["ps"])
+        # A file has no null: a table without t or spike_cap means no limit.
+        return cls(**{"t": None, **values})
 
 
 class _Setting:

@@ -1,4 +1,4 @@
-"""Names of models: the paper's configurations and the folders of the zoo."""
+"""Names of models: the folders of the zoo, the architectures, and what belongs to each."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+from snntorch_smixer.cards.card import CONFIG, WEIGHTS, Card
 from snntorch_smixer.errors import CardError
-from snntorch_smixer.models.config import CONFIGS, SMixerConfig
-from snntorch_smixer.models.smixer_net import SMixerNet
+from snntorch_smixer.models.architectures import CONFIGS
+from snntorch_smixer.models.config import SMixerConfig
+from snntorch_smixer.models.saving import Blueprint
 from snntorch_smixer.pruning.pruner import DSTSPConfig
-from snntorch_smixer.zoo.card import WEIGHTS, Card, load_config
-from snntorch_smixer.zoo.weights import load_weights
 
 TWIN = "-dstsp"
 
 
 @cache
 def zoo_folder() -> Path:
-    """Folder of the shipped models: inside an installed package, or beside the package in a checkout."""
+    """Folder of the zoo's models: inside an installed package, or beside the package in a checkout."""
     here = Path(__file__).parent
     inside = here / "models"
     return inside if inside.is_dir() else here.parents[1] / "zoo"
@@ -29,7 +28,7 @@ def zoo_folder() -> Path:
 
 def configured() -> list[str]:
     """Names of the folders of the zoo, with weights or without."""
-    return sorted(p.parent.name for p in zoo_folder().glob("*/config.toml"))
+    return sorted(p.parent.name for p in zoo_folder().glob(f"*/{CONFIG}"))
 
 
 def shipped() -> list[str]:
@@ -37,97 +36,74 @@ def shipped() -> list[str]:
     return [name for name in configured() if (zoo_folder() / name / WEIGHTS).is_file()]
 
 
-def shipped_folder(name: str) -> Path:
-    """Folder of a model whose weights come with the package.
-
-    Raises:
-        CardError: the name is unknown, or no weights are shipped.
-    """
-    if name not in shipped():
-        model_config(name)
-        raise CardError(
-            f"zoo: no weights of {name} are shipped. With weights: {', '.join(shipped()) or 'none'}. "
-            f"create_model({name!r}) builds it untrained."
-        )
-    return zoo_folder() / name
-
-
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names that `create_model` knows, sorted.
 
     Args:
         pattern: shell pattern, for example ``"smixer-8*"``.
-        pretrained: only those with shipped weights.
+        pretrained: only those with weights, shipped or published on the Hub.
     """
-    names = set(shipped())
+    names = {name for name in configured() if not pretrained or name in shipped() or model_card(name).is_published}
     if not pretrained:
-        names |= set(configured()) | set(CONFIGS) | {name + TWIN for name in CONFIGS}
+        names |= set(CONFIGS) | {name + TWIN for name in CONFIGS if isinstance(CONFIGS[name], SMixerConfig)}
     return sorted(name for name in names if fnmatch(name, pattern))
 
 
-def model_config(name: str) -> SMixerConfig:
-    """Configuration of a named model; a ``-dstsp`` twin prunes with the paper's defaults.
+def is_model(name: str) -> bool:
+    """True for a name that `create_model` knows."""
+    return name in list_models()
+
+
+def near_names(name: str) -> list[str]:
+    """Up to three known names that look like ``name``."""
+    return get_close_matches(name, list_models(), n=3)
+
+
+def family_of(name: str) -> list[str]:
+    """Models of the zoo that are trainings of the architecture ``name``; empty where it is none."""
+    if name.removesuffix(TWIN) not in CONFIGS:
+        return []
+    wanted = _architecture(name)
+    return [other for other in configured() if _same_but_input(Blueprint.load(zoo_folder() / other), wanted)]
+
+
+def model_blueprint(name: str) -> Blueprint:
+    """What a named model is built from; a ``-dstsp`` twin of an architecture prunes with the paper's defaults.
 
     Raises:
         CardError: the name is unknown; close matches are named.
     """
     if name in configured():
-        return load_config(zoo_folder() / name)
-    base = name.removesuffix(TWIN)
-    if base in CONFIGS:
-        config = CONFIGS[base]
-        return config if base == name else dataclasses.replace(config, prune=DSTSPConfig())
-    near = get_close_matches(name, list_models(), n=3)
+        return Blueprint.load(zoo_folder() / name)
+    if is_model(name):
+        return _architecture(name)
+    near = near_names(name)
     hint = f"Did you mean {', '.join(near)}?" if near else "See list_models()."
     raise CardError(f"zoo: no model is called {name!r}. {hint}")
 
 
 def model_card(name: str) -> Card:
-    """Card of a shipped model: input normalisation, classes, licence, measured results.
+    """Card of a model of the zoo: input, classes, licence, files, measured and reported results.
 
     Raises:
-        CardError: no model of this name is shipped.
+        CardError: the zoo has no folder of this name, or its card is broken.
     """
-    if name not in shipped():
-        raise CardError(f"model_card: {name!r} is not shipped; there are cards of {', '.join(shipped())}.")
+    if name not in configured():
+        raise CardError(f"model_card: {name!r} has no card; there are cards of {', '.join(configured()) or 'none'}.")
     return Card.load(zoo_folder() / name)
 
 
-def create_model(
-    name: str,
-    *,
-    pretrained: bool = False,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    T: int | None = None,
-) -> SMixerNet:
-    """Build a named model.
+def _architecture(name: str) -> Blueprint:
+    config = CONFIGS[name.removesuffix(TWIN)]
+    if name.endswith(TWIN) and isinstance(config, SMixerConfig):
+        config = dataclasses.replace(config, prune=DSTSPConfig())
+    return Blueprint(config)
 
-    Args:
-        name: one of `list_models`.
-        pretrained: load the shipped weights; they fix ``num_classes`` and ``in_channels``.
-        num_classes: K, instead of the named one.
-        in_channels: 1, 2 or 3, instead of the named one.
-        T: time steps, instead of the named ones.
 
-    Returns:
-        The network, in training mode.
+def _same_but_input(one: Blueprint, other: Blueprint) -> bool:
+    def shape(b: Blueprint) -> tuple[object, ...]:
+        c = b.config
+        sizes = tuple(getattr(c, key, None) for key in ("dim", "depth", "heads"))
+        return (type(c), *sizes, b.prune is None)
 
-    Raises:
-        CardError: unknown name, no shipped weights, or weights that do not fit what was asked.
-        SettingError: a value is out of range.
-    """
-    asked = {"num_classes": num_classes, "in_channels": in_channels, "T": T}
-    changes: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}
-    config = model_config(name)
-    wanted = dataclasses.replace(config, **changes)
-    if not pretrained:
-        return SMixerNet(wanted)
-    for key in ("num_classes", "in_channels"):
-        if getattr(wanted, key) != getattr(config, key):
-            raise CardError(
-                f"create_model: the weights of {name} have {key}={getattr(config, key)}, got {key}="
-                f"{getattr(wanted, key)}. Leave it out, or set pretrained=False."
-            )
-    folder = shipped_folder(name)
-    return load_weights(SMixerNet(wanted), folder)
+    return shape(one) == shape(other)

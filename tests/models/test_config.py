@@ -105,10 +105,10 @@ def test_missing_keys_mean_the_defaults_and_no_limit():
     ("raw", "text"),
     [
         ({"detph": 4}, "SMixerConfig: unknown key 'detph'. Did you mean 'depth'?"),
-        ({"prune": {"rankin": "low"}}, "SMixerConfig.prune: unknown key 'rankin'. Did you mean 'ranking'?"),
+        ({"prune": {"rankin": "low"}}, "DSTSPConfig: unknown key 'rankin'. Did you mean 'ranking'?"),
         (
             {"prune": {"zzz": 1}},
-            "SMixerConfig.prune: unknown key 'zzz'. Known keys: ps, t, merge, ranking, w_prime, spike_cap, active.",
+            "DSTSPConfig: unknown key 'zzz'. Known keys: ps, t, merge, ranking, w_prime, spike_cap, active.",
         ),
     ],
 )
@@ -123,7 +123,8 @@ SIZES = "SMixerConfig: {name}={value!r} must be {length} whole numbers of at lea
 POSITIVE = "SMixerConfig: {name}={value!r} must be a positive number."
 BETA = "SMixerConfig: beta={value!r} is outside [0, 1]. Pass the membrane decay per step."
 BAD = [
-    *((n, v, COUNT) for n in ("in_channels", "num_classes", "dim", "depth", "heads", "T") for v in (0, -1, 2.0, True)),
+    *((n, v, COUNT) for n in ("in_channels", "dim", "depth", "heads", "T") for v in (0, -1, 2.0, True)),
+    *(("num_classes", v, COUNT.replace("least 1", "least 0")) for v in (-1, 2.0, True)),
     *(("img_size", v, SIZES) for v in (32, (32,), (32, 32, 32), (0, 32), (-32, 32), (32.0, 32.0), "32")),
     *(("strides", v, SIZES) for v in (2, (1, 1, 2, 2), (1, 1, 1, 2, 0), (1, 1, 1, 2, 2.0), "11122")),
     *((n, v, POSITIVE) for n in ("mlp_ratio", "threshold", "gamma") for v in (0, -1.0, float("nan"), "4", None)),
@@ -168,7 +169,7 @@ def test_values_that_do_not_fit_together_are_refused(values, text):
 def test_pruning_must_be_a_table(prune):
     with pytest.raises(SettingError) as caught:
         SMixerConfig.from_dict({"prune": prune})
-    assert str(caught.value) == f"SMixerConfig.prune: expected a table, got {prune!r}. Name the settings."
+    assert str(caught.value) == f"DSTSPConfig: expected a table, got {prune!r}. Name the settings."
 
 
 def test_bad_pruning_is_refused_from_a_dictionary_too():

@@ -43,7 +43,7 @@ def test_shapes_of_every_stage(firing_net):
     assert torch.equal(spikes, net.blocks[0].mixer.value.neuron(tokens))
     pruned, kept = net.prune(tokens)
     assert pruned.shape == (2, 6, 11, 16)
-    features, also_kept = net.forward_features(x)
+    features, also_kept = net.features_and_kept(x)
     assert features.shape == (2, 6, 11, 16)
     assert torch.equal(also_kept.tokens, kept.tokens)
     assert net.step_logits(x).shape == (2, 6, 5)
@@ -61,7 +61,7 @@ def test_logits_are_the_mean_over_the_steps(firing_net, prune):
 
 def test_logits_are_linear_in_the_mean_over_tokens(firing_net):
     net, x = firing_net(), images()
-    features, kept = net.forward_features(x)
+    features, kept = net.features_and_kept(x)
     assert kept is None
     expected = features.mean((0, 2)) @ net.head.linear.weight.T + net.head.linear.bias
     torch.testing.assert_close(net(x), expected)
@@ -175,7 +175,7 @@ def test_autocast(firing_net, merge):
     net, x = firing_net(prune=DSTSPConfig(ps=0.3, t=2, merge=merge)).train(), images()
     with torch.autocast("cpu", torch.bfloat16):
         logits = net(x)
-        features, kept = net.forward_features(x)
+        features, kept = net.features_and_kept(x)
     assert logits.dtype == torch.bfloat16
     assert kept.num_tokens == 11 + (merge == "fuse")
     assert features.isfinite().all()
@@ -203,7 +203,7 @@ def test_the_attention_baseline_builds_and_runs(firing_net):
 @pytest.mark.parametrize("merge", MERGES)
 def test_the_attention_baseline_prunes_too(firing_net, merge):
     net, x = firing_net(mixer="ssa", prune=DSTSPConfig(ps=0.3, t=2, merge=merge)), images()
-    features, kept = net.forward_features(x)
+    features, kept = net.features_and_kept(x)
     assert features.shape == (2, 6, 11 + (merge == "fuse"), 16)
     assert torch.equal(kept.steps.sort(dim=1).values, kept.steps)
     assert differs_between_samples(net(x))

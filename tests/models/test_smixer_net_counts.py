@@ -18,7 +18,7 @@ from snntorch_smixer.pruning.pruner import DSTSPConfig
 
 CIFAR_4_384 = dataclasses.replace(CONFIGS["smixer-4-384"], num_classes=100, T=1)
 CIFAR_10_384 = dataclasses.replace(CONFIGS["smixer-10-384"], num_classes=100, T=1)
-ODD = SMixerConfig((24, 16), 2, 7, 40, 3, 5, mlp_ratio=2.5, strides=(1, 2, 1, 2, 1), T=3)
+ODD = SMixerConfig((24, 16), 2, 7, dim=40, depth=3, heads=5, mlp_ratio=2.5, strides=(1, 2, 1, 2, 1), T=3)
 
 
 def stem_convolutions(config: SMixerConfig) -> list[tuple[int, int, int]]:

@@ -58,7 +58,7 @@ def masked_dense_logits(net: SMixerNet, x: Tensor, keep_steps: int, keep_tokens:
 def test_gathering_without_merging_is_silencing(firing_net, ps, t, kept):
     net, x = firing_net().double(), images().double()
     pruned = with_pruning(net, ps=ps, t=t, merge="drop")
-    assert pruned.forward_features(x)[1].num_tokens == kept
+    assert pruned.features_and_kept(x)[1].num_tokens == kept
     expected = masked_dense_logits(net, x, t, kept)
     assert len(expected.unique(dim=0)) == 6
     assert not torch.allclose(expected, net(x), atol=1e-3), "pruning changes nothing here"
@@ -121,17 +121,17 @@ def test_shared_rows_are_the_gathered_ones_in_evaluation_only(firing_net):
 def test_active(firing_net, active, in_training, in_evaluation):
     net, x = firing_net(prune=DSTSPConfig(t=2, active=active)), images()
     for mode, prunes in ((True, in_training), (False, in_evaluation)):
-        features, kept = net.train(mode).forward_features(x)
+        features, kept = net.train(mode).features_and_kept(x)
         assert (kept is not None) == prunes
         assert features.shape[:3] == ((2, 6, 11) if prunes else (4, 6, 16))
 
 
 def test_settings_are_live(firing_net):
     net, x = firing_net(prune=DSTSPConfig()), images()
-    assert net.forward_features(x)[0].shape == (1, 6, 11, 16)
+    assert net.features_and_kept(x)[0].shape == (1, 6, 11, 16)
     net.dstsp.ps = 0.2
     net.dstsp.t = 3
-    assert net.forward_features(x)[0].shape == (3, 6, 13, 16)
+    assert net.features_and_kept(x)[0].shape == (3, 6, 13, 16)
     fresh = SMixerNet(net.config)
     fresh.load_state_dict(net.state_dict())
     fresh.dstsp = DSTSP(DSTSPConfig(ps=0.2, t=3))
@@ -200,9 +200,9 @@ def test_the_spike_cap_holds_in_every_block(firing_net, monkeypatch, mixer, cap,
 
 def test_the_spike_cap_leaves_the_ranking_alone(firing_net):
     net, x = firing_net(prune=DSTSPConfig(t=2)), images()
-    _, free = net.forward_features(x)
+    _, free = net.features_and_kept(x)
     net.dstsp.spike_cap = 1
-    _, capped = net.forward_features(x)
+    _, capped = net.features_and_kept(x)
     assert torch.equal(free.tokens, capped.tokens)
     assert torch.equal(free.steps, capped.steps)
 
@@ -211,4 +211,4 @@ def test_the_spike_cap_leaves_the_ranking_alone(firing_net):
 def test_nothing_is_counted_where_nothing_is_pruned(firing_net, monkeypatch, settings):
     net = firing_net(prune=settings)
     monkeypatch.setattr(net, "first_spikes", lambda tokens: pytest.fail("spikes were counted"))
-    assert net.forward_features(torch.randn(2, 2, 16, 16))[1] is None
+    assert net.features_and_kept(torch.randn(2, 2, 16, 16))[1] is None

@@ -37,9 +37,9 @@ def test_it_wraps_in_place_and_returns_the_model(firing_net):
     assert wrap(net, ps=0.4, t=2) is net
     assert isinstance(net.dstsp, WrappedDSTSP)
     assert net.dstsp.settings == plan(unwrap(copy.deepcopy(net)), ps=0.4, t=2).settings
-    assert net.forward_features(x)[0].shape == (2, 5, 10, 16)
+    assert net.features_and_kept(x)[0].shape == (2, 5, 10, 16)
     net.dstsp.merge = "fuse"
-    assert net.forward_features(x)[0].shape == (2, 5, 11, 16)
+    assert net.features_and_kept(x)[0].shape == (2, 5, 11, 16)
     assert not torch.equal(net(x), before)
 
 
@@ -63,10 +63,10 @@ def test_the_defaults_of_wrap_are_those_of_the_configuration(firing_net):
 def test_the_mode_is_inherited(firing_net, training):
     net = wrap(firing_net().train(training))
     assert all(module.training is training for module in net.modules())
-    kept = net.forward_features(images())[1]
+    kept = net.features_and_kept(images())[1]
     net.dstsp.active = "train"
     assert kept is not None
-    assert (net.forward_features(images())[1] is not None) is training
+    assert (net.features_and_kept(images())[1] is not None) is training
 
 
 def test_unwrapping_restores_bit_for_bit(firing_net):
@@ -214,7 +214,7 @@ def test_attention_is_swapped_and_comes_back(firing_net):
 def test_attention_stays_when_asked(firing_net):
     net = wrap(firing_net(mixer="ssa"), swap=False)
     assert sum(isinstance(module, SpikingSelfAttention) for module in net.modules()) == 2
-    assert net.forward_features(images())[0].shape == (1, 5, 11, 16)
+    assert net.features_and_kept(images())[0].shape == (1, 5, 11, 16)
 
 
 def test_a_fitted_matrix_is_closer_to_the_attention(firing_net):

@@ -12,7 +12,7 @@ from snntorch_smixer import SMixerConfig, SMixerNet, dstsp
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.viz.tokens import PruningTrace, draw_pruning, trace_pruning
 
-CONFIG = SMixerConfig((16, 16), 1, 10, 16, 1, 2, strides=(1, 2, 1, 2, 1), T=3)
+CONFIG = SMixerConfig((16, 16), 1, 10, 3, dim=16, depth=1, heads=2, strides=(1, 2, 1, 2, 1))
 GREY = (0.82, 0.82, 0.84)
 
 

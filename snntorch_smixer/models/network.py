@@ -1,0 +1,161 @@
+"""What every network of this package is: a configuration that builds it, features, a head."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from snntorch_smixer.cards.card import Card
+from snntorch_smixer.errors import SettingError
+from snntorch_smixer.tables import check_keys
+
+if TYPE_CHECKING:
+    from snntorch_smixer.cards.upload import Published
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Everything that defines a network; the subclass of an architecture adds its own fields and validates all.
+
+    Attributes:
+        img_size: (H, W) of the input in pixels.
+        in_channels: 1, 2 (events) or 3.
+        num_classes: K; 0 for pooled features in place of logits.
+        T: time steps; 1 where the architecture has no time axis.
+    """
+
+    architecture: ClassVar[str] = ""
+    """Name in a model's ``config.json``."""
+
+    img_size: tuple[int, int] = (32, 32)
+    in_channels: int = 3
+    num_classes: int = 10
+    T: int = 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and nested tables, without the Nones: what a JSON or TOML file holds."""
+        raw = dataclasses.asdict(self, dict_factory=lambda items: {k: v for k, v in items if v is not None})
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in raw.items()}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            SettingError: an unknown key, with close matches, or a value that the configuration refuses.
+        """
+        check_keys(cls.__name__, cls, raw)
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        return cls(**values)
+
+
+class Network(nn.Module):
+    """Base of the networks: images ``(B, C, H, W)`` or frames ``(T, B, C, H, W)`` to logits ``(B, K)``.
+
+    ``forward(x)`` is ``forward_head(forward_features(x))``. Neurons are multi-step: nothing has to be reset.
+
+    Attributes:
+        config: what it was built from; `reset_classifier` keeps it true.
+        card: of the weights that were loaded, or None.
+    """
+
+    config: NetworkConfig
+    card: Card | None = None
+
+    input_weights: ClassVar[tuple[str, ...]] = ()
+    """State-dict keys of the convolutions that see the input, ``(out, in_channels, kh, kw)``."""
+
+    head_path: ClassVar[str] = "head"
+    """Dotted path of the linear layer that gives the logits."""
+
+    @property
+    def num_features(self) -> int:
+        """C, channels of a token."""
+        raise NotImplementedError
+
+    def live_config(self) -> NetworkConfig:
+        """The configuration that rebuilds the network as it is now."""
+        return self.config
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, K)``, the mean over the steps."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Tokens ``(T', B, N', C)`` behind the last block."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Tokens ``(T', B, N', C)`` to logits ``(B, K)``; with ``pre_logits`` to pooled features ``(B, C)``."""
+        raise NotImplementedError
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a fresh, randomly initialised head for ``num_classes`` in; 0 leaves pooled features ``(B, C)``."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path, *, card: Card | None = None) -> Card:
+        """Write ``config.json``, ``model.safetensors``, ``card.toml`` and ``README.md``; `from_pretrained` reads them.
+
+        The settings of now are written, ``net.dstsp.ps`` included. Pickles are never written.
+
+        Args:
+            folder: made where it does not exist; files of these names in it are replaced.
+            card: describes the model; default: that of the weights that were loaded, without its results where
+                weights or settings have changed since.
+
+        Returns:
+            The card with size and SHA-256 of what was written; it becomes ``net.card``.
+
+        Raises:
+            CardError: the network has parts that its configuration does not build; nothing is written.
+        """
+        from snntorch_smixer.models.saving import save
+
+        self.card = save(self, Path(folder), card=card)
+        return self.card
+
+    def push_to_hub(
+        self, repo_id: str, *, card: Card | None = None, private: bool = False, message: str = "Upload model"
+    ) -> Published:
+        """Save, and upload to a repository of the Hub, which is made where it does not exist.
+
+        Args:
+            repo_id: ``org/name``.
+            card: see `save_pretrained`.
+            private: of a repository that is made now.
+            message: of the commit.
+
+        Returns:
+            The commit; ``net.card`` is pinned to it.
+
+        Raises:
+            CardError: see `save_pretrained`; or the Hub refused, for want of a login for example.
+        """
+        from snntorch_smixer.cards.upload import check_repo_id, push_folder
+        from snntorch_smixer.models.saving import save
+
+        check_repo_id("push_to_hub", repo_id)
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch) / repo_id.split("/")[1]
+            written = save(self, folder, card=card, repo_id=repo_id)
+            published = push_folder(folder, repo_id, private=private, message=message)
+        self.card = written.pinned(repo_id, published.revision)
+        return published
+
+
+def block_indices(where: str, indices: Sequence[int] | None, depth: int) -> list[int]:
+    """Indices of blocks, counted from the first one; None stands for all.
+
+    Raises:
+        SettingError: an index of no block.
+    """
+    chosen = range(depth) if indices is None else indices
+    wrong = [i for i in chosen if type(i) is not int or not -depth <= i < depth]
+    if wrong:
+        raise SettingError(f"{where}: there is no block {wrong[0]!r}. Pass indices in -{depth}..{depth - 1}.")
+    return [i % depth for i in chosen]

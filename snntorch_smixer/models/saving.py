@@ -1,0 +1,190 @@
+"""``config.json`` of a model folder, and writing such a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from snntorch_smixer.cards.card import CARD, CONFIG, WEIGHTS, Card, FileRecord
+from snntorch_smixer.cards.folder import read_json, record_of_bytes, write_files
+from snntorch_smixer.cards.readme import README, model_readme
+from snntorch_smixer.errors import CardError, SMixerError
+from snntorch_smixer.models.architectures import config_of, shapes_of
+from snntorch_smixer.models.network import Network, NetworkConfig
+from snntorch_smixer.pruning.pruner import DSTSPConfig
+from snntorch_smixer.pruning.rates import rate_at
+from snntorch_smixer.tables import check_keys
+
+FORMAT = 1
+"""Version of ``config.json``; raised when an older release would misread it."""
+
+LIBRARY = "snntorch-smixer"
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """What `wrap` did to a network that does not prune by itself.
+
+    Attributes:
+        swap: argument of `wrap`.
+        dstsp: settings of the pruning.
+    """
+
+    swap: bool | str
+    dstsp: DSTSPConfig
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Contents of ``config.json``: what to build before weights are loaded.
+
+    Attributes:
+        config: of the network.
+        wrapped: None for a network that was not wrapped, or that prunes by itself.
+    """
+
+    config: NetworkConfig
+    wrapped: Wrapped | None = None
+
+    @classmethod
+    def of(cls, net: Network) -> Blueprint:
+        """What rebuilds ``net`` with the settings of now."""
+        config, dstsp = net.live_config(), getattr(net, "dstsp", None)
+        if dstsp is None or hasattr(config, "prune"):
+            return cls(config)
+        return cls(config, Wrapped(dstsp.swap, dstsp.settings))
+
+    @classmethod
+    def load(cls, folder: Path) -> Blueprint:
+        """Read ``config.json`` of a model folder.
+
+        Raises:
+            CardError: no such file, no JSON, of a later format, or it describes no valid network.
+        """
+        path = folder / CONFIG
+        raw = read_json(path)
+        version = raw.get("format")
+        if type(version) is not int or version < 1:
+            raise CardError(f"{path}: format={version!r}, expected {FORMAT}. It was not written by {LIBRARY}.")
+        if version > FORMAT:
+            raise CardError(
+                f"{path}: format {version} is of a later release, this one reads up to {FORMAT}. Run pip install -U "
+                f"{LIBRARY}."
+            )
+        try:
+            return cls._from_dict(raw)
+        except (SMixerError, TypeError) as error:
+            raise CardError(f"{path}: {error}") from error
+
+    @classmethod
+    def _from_dict(cls, raw: Mapping[str, Any]) -> Blueprint:
+        unknown = sorted(set(raw) - {"library_name", "format", "architecture", "config", "wrapped"})
+        if unknown:
+            raise CardError(f"unknown key {unknown[0]!r}. Restore the file.")
+        config = config_of(raw.get("architecture")).from_dict(raw.get("config", {}))
+        wrapped = raw.get("wrapped")
+        if wrapped is None:
+            return cls(config)
+        check_keys("wrapped", Wrapped, wrapped)
+        if wrapped.get("swap") not in (True, False, "all"):
+            raise CardError(f"wrapped.swap={wrapped.get('swap')!r} is no argument of wrap. Restore the file.")
+        return cls(config, Wrapped(wrapped["swap"], DSTSPConfig.from_dict(wrapped.get("dstsp", {}))))
+
+    def to_json(self) -> str:
+        """The text of ``config.json``."""
+        raw = {"library_name": LIBRARY, "format": FORMAT, "architecture": self.config.architecture}
+        raw |= {"config": self.config.to_dict()}
+        if self.wrapped is not None:
+            dstsp = dataclasses.asdict(self.wrapped.dstsp, dict_factory=_without_none)
+            raw |= {"wrapped": {"swap": self.wrapped.swap, "dstsp": dstsp}}
+        return json.dumps(raw, indent=2) + "\n"
+
+    @property
+    def prune(self) -> DSTSPConfig | None:
+        """Settings of the pruning, None for none."""
+        return getattr(self.config, "prune", None) if self.wrapped is None else self.wrapped.dstsp
+
+    def facts(self) -> dict[str, Any]:
+        """What a card says about the configuration: T, ps, t, input_size."""
+        config, prune = self.config, self.prune
+        ps: Any = 0.0 if prune is None else prune.ps
+        depth = getattr(config, "depth", 1)
+        if not isinstance(ps, (int, float)):
+            ps = tuple(rate_at(ps, block, depth) for block in range(depth))
+        t = config.T if prune is None or prune.t is None else prune.t
+        return {"T": config.T, "ps": ps, "t": t, "input_size": (config.in_channels, *config.img_size)}
+
+    def check_card(self, card: Card, path: Path) -> None:
+        """Raise `CardError` where the card says something else than the configuration."""
+        for key, value in self.facts().items():
+            told = getattr(card, key)
+            if told != value:
+                raise CardError(
+                    f"{path}: the configuration has {key}={value!r}, the card of {card.name} says {told!r}. Use the "
+                    "files that belong together."
+                )
+
+
+def save(net: Network, folder: Path, *, card: Card | None = None, repo_id: str | None = None) -> Card:
+    """Write weights, configuration, card and README of ``net``; see `Network.save_pretrained`.
+
+    Args:
+        net: not changed.
+        folder: made where it does not exist.
+        card: default: that of ``net``.
+        repo_id: where it is to be published; default: as the card says.
+
+    Raises:
+        CardError: the network is not what its configuration builds.
+    """
+    from safetensors.torch import save as to_bytes
+
+    blueprint = Blueprint.of(net)
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()}
+    if blueprint.wrapped is None:
+        _check_state(net, blueprint.config, state)
+    files = {CONFIG: blueprint.to_json().encode(), WEIGHTS: to_bytes(state)}
+    records = {name: record_of_bytes(content) for name, content in files.items()}
+    card = describe(blueprint, records, card or net.card, name=folder.resolve().name)
+    if repo_id is not None and repo_id != card.repo_id:
+        card = dataclasses.replace(card, repo_id=repo_id, revision="")
+    files |= {README: model_readme(card, parameters=sum(p.numel() for p in net.parameters())).encode()}
+    write_files(folder, {**files, CARD: card.to_toml().encode()})
+    return card
+
+
+def describe(blueprint: Blueprint, files: Mapping[str, FileRecord], card: Card | None, *, name: str) -> Card:
+    """``card`` for these files; results and the pinned revision stay only where weights and settings are the same."""
+    facts = blueprint.facts()
+    if card is None:
+        name = re.sub(r"[^A-Za-z0-9._-]+|\\.{2,}", "-", name).strip("._-") or "model"
+        summary = f"{blueprint.config.architecture} network."
+        return Card(name=name, summary=summary, license="", files=dict(files), **facts)
+    if dict(card.files) == dict(files):
+        return card
+    changes: dict[str, Any] = {"files": dict(files), "measured": (), "reported": (), "revision": "", "trains": ""}
+    if card.classes and len(card.classes) != blueprint.config.num_classes:
+        changes |= {"classes": (), "dataset": "", "dataset_text": ""}
+    return dataclasses.replace(card, **changes, **facts)
+
+
+def _check_state(net: Network, config: NetworkConfig, state: Mapping[str, Tensor]) -> None:
+    wanted = shapes_of(config)
+    wrong = sorted(k for k in wanted.keys() | state.keys() if k not in state or wanted.get(k) != tuple(state[k].shape))
+    if wrong:
+        raise CardError(
+            f"save_pretrained: {len(wrong)} tensors are not those that the configuration of this {type(net).__name__} "
+            f"builds, first {wrong[0]}. Save the network as it was built; parts that were added are not in its "
+            "configuration."
+        )
+
+
+def _without_none(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {k: v for k, v in items if v is not None}

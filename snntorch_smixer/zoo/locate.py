@@ -1,0 +1,91 @@
+"""Where the weights behind a name are: shipped, in a folder, on the Hub, or nowhere yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from snntorch_smixer.cards.card import CARD, CONFIG, WEIGHTS, Card, is_repo_id
+from snntorch_smixer.cards.folder import PICKLES, check_file
+from snntorch_smixer.errors import CardError
+from snntorch_smixer.zoo.download import download
+from snntorch_smixer.zoo.registry import configured, family_of, model_card, near_names, zoo_folder
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model folder on this machine whose files are those of its card.
+
+    Attributes:
+        folder: with ``config.json`` and ``model.safetensors``.
+        card: None where the folder has none.
+    """
+
+    folder: Path
+    card: Card | None
+
+
+def locate(name: str | Path, *, cache_dir: str | Path | None = None) -> Located:
+    """Find, and where needed download, a model folder.
+
+    A name of the zoo wins over a folder of that name, a folder over a repository.
+
+    Raises:
+        CardError: unknown name, weights that nobody has published, a pickle, or files that are missing or not those of
+            the card.
+    """
+    if isinstance(name, str) and name in configured():
+        return _of_the_zoo(name, cache_dir)
+    if Path(name).suffix in PICKLES and (isinstance(name, Path) or not is_repo_id(name) or Path(name).exists()):
+        raise CardError(
+            f"from_pretrained: {name} is a pickle by its name, and pickles can run code when they are loaded. Only "
+            "safetensors are loaded here; `smixer zoo convert` turns a checkpoint that you trust into a model."
+        )
+    if isinstance(name, Path) or (name and Path(name).is_dir()):
+        return _of_a_folder(Path(name))
+    repo_id, _, revision = name.partition("@")
+    if is_repo_id(repo_id) and (revision or "@" not in name):
+        folder = download(repo_id, revision=revision or "main", cache_dir=cache_dir)
+        return Located(folder, Card.load(folder) if (folder / CARD).is_file() else None)
+    raise CardError(_unknown(name))
+
+
+def _of_the_zoo(name: str, cache_dir: str | Path | None) -> Located:
+    card, folder = model_card(name), zoo_folder() / name
+    if (folder / WEIGHTS).is_file():
+        return _of_a_folder(folder)
+    if not card.is_published:
+        raise CardError(
+            f"from_pretrained: nobody has published weights of {name} yet. Its card, {folder / CARD}, names no pinned "
+            f"revision{' of ' + card.repo_id if card.repo_id else ''} and no SHA-256 of {WEIGHTS}. To train them: "
+            f"{card.trains or 'smixer train ' + name + ' --data DATA'}. To publish them: smixer zoo push runs/{name} "
+            f"{card.repo_id or 'org/' + name}. create_model({name!r}) builds the network untrained."
+        )
+    found = download(card.repo_id, revision=card.revision, cache_dir=cache_dir, files=card.files)
+    return Located(found, card)
+
+
+def _of_a_folder(folder: Path) -> Located:
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        found = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
+        why = f" It holds {found[0]}, a pickle, which is never loaded; see `smixer zoo convert`." if found else ""
+        raise CardError(
+            f"from_pretrained: {folder / missing[0]} does not exist.{why} Train the model, or name another folder."
+        )
+    card = Card.load(folder) if (folder / CARD).is_file() else None
+    for name, record in (card.files if card else {}).items():
+        check_file(folder / name, record, owner=card.name if card else "")
+    return Located(folder, card)
+
+
+def _unknown(name: str) -> str:
+    trained = family_of(name)
+    if trained:
+        return (
+            f"from_pretrained: {name} is an architecture, weights belong to a data set. Pass one of "
+            f"{', '.join(trained)}; create_model({name!r}) builds it untrained."
+        )
+    near = near_names(name)
+    hint = f"Did you mean {', '.join(near)}?" if near else "See list_models(); others are org/name or a folder."
+    return f"zoo: no model is called {name!r}. {hint}"
