@@ -1,19 +1,23 @@
-"""Fashion-MNIST from its idx files, and the two augmentations of the recipe, on whole batches."""
+"""What training and evaluation ask of a data set; image data in memory; Fashion-MNIST from its idx files."""
 
 from __future__ import annotations
 
 import gzip
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from snntorch_smixer.errors import CardError
+from snntorch_smixer.errors import CardError, SettingError
+from snntorch_smixer.train.augment import augment, erase, rand_augment
+from snntorch_smixer.train.files import Batch, shuffled
+from snntorch_smixer.train.recipe import Recipe
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -32,6 +36,40 @@ Split = tuple[Tensor, Tensor]
 """Images uint8 ``(n, C, H, W)`` and labels int64 ``(n,)``."""
 
 
+class Data(Protocol):
+    """A data set as `fit` and `evaluate` use it; everything random is drawn from torch's generator."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, for pixels in [0, 1]; empty for event frames."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel; empty for event frames."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, by label."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input, ``(C, H, W)`` or ``(T, C, H, W)``."""
+
+    @property
+    def train_count(self) -> int:
+        """Inputs to train on."""
+
+    @property
+    def test_count(self) -> int:
+        """Inputs to evaluate on."""
+
+    def train_batches(self, recipe: Recipe) -> Iterator[Batch]:
+        """One epoch in random order, augmented; mixing is left to the loop."""
+
+    def test_batches(self, batch_size: int = 250) -> Iterator[Batch]:
+        """All test inputs, in order, as they are."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """An image classification data set in memory.
@@ -42,6 +80,7 @@ class ImageData:
         mean: per channel, for pixels in [0, 1].
         std: per channel.
         classes: names, by label.
+        workers: processes for RandAugment, the one slow augmentation; 0 for none. Results do not depend on it.
     """
 
     train: Split
@@ -49,10 +88,82 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
+    workers: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(C, H, W)``."""
+        return tuple(self.train[0].shape[1:])
+
+    @property
+    def train_count(self) -> int:
+        """Images to train on."""
+        return len(self.train[0])
+
+    @property
+    def test_count(self) -> int:
+        """Images to evaluate on."""
+        return len(self.test[0])
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 ``(B, C, H, W)`` to float32 with zero mean and unit deviation per channel."""
         return normalise(images, self.mean, self.std)
+
+    def train_batches(self, recipe: Recipe) -> Iterator[Batch]:
+        """One epoch in random order, augmented; everything random is drawn from torch's generator."""
+        for images, labels in self._augmented(recipe):
+            yield erase(self.normalise(images), recipe), labels
+
+    def _augmented(self, recipe: Recipe) -> Iterator[Split]:
+        images, labels = self.train
+        if recipe.randaugment_ops:
+            samples, reader = list(enumerate(labels.tolist())), AugmentImage(images, recipe, self.mean)
+            yield from shuffled(samples, reader, batch_size=recipe.batch_size, workers=self.workers, axis=0)
+            return
+        # The published nets were trained with this order and these draws.
+        for chosen in torch.randperm(len(images)).split(recipe.batch_size):
+            yield augment(images[chosen], padding=recipe.crop_padding, flip=recipe.flip), labels[chosen]
+
+    def test_batches(self, batch_size: int = 250) -> Iterator[Batch]:
+        """All test images, in order, normalised."""
+        images, labels = self.test
+        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            yield self.normalise(x), y
+
+
+@dataclass(frozen=True, eq=False)
+class AugmentImage:
+    """Reader of one training image in memory: crop, flip, RandAugment; uint8 ``(C, H, W)``."""
+
+    images: Tensor
+    recipe: Recipe
+    mean: tuple[float, ...]
+
+    def __call__(self, index: int) -> Tensor:
+        """The image, changed at random."""
+        image = augment(self.images[index, None], padding=self.recipe.crop_padding, flip=self.recipe.flip)
+        return rand_augment(image, self.recipe, mean=self.mean)[0]
+
+
+def check_fits(net: nn.Module, data: Data) -> None:
+    """Refuse data that a net was not built for, before anything is computed.
+
+    Steps, channels, size and number of classes are compared with ``net.config``; a net without one passes.
+
+    Raises:
+        SettingError: naming the first that differs.
+    """
+    *steps, channels, height, width = data.shape
+    found = {"T": steps[0] if steps else None, "in_channels": channels, "img_size": (height, width)}
+    advice = {"T": "integrate the events into as many frames as the net has steps", "img_size": "pass data of its size"}
+    for name, got in {**found, "num_classes": len(data.classes)}.items():
+        wanted = getattr(getattr(net, "config", None), name, None)
+        if None in (wanted, got) or wanted == got:
+            continue
+        raise SettingError(
+            f"check_fits: the data have {name}={got}, {type(net).__name__} was built with {name}={wanted}. Build it "
+            f"with {name}={got}, or {advice.get(name, 'pass the data it was made for')}."
+        )
 
 
 def fashion_mnist(root: str | Path) -> ImageData:
@@ -62,15 +173,30 @@ def fashion_mnist(root: str | Path) -> ImageData:
         root: folder that holds ``FashionMNIST/raw`` with the idx files, gzipped or not (torchvision's layout).
 
     Raises:
-        CardError: a file is missing or is no idx file of the announced size.
+        CardError: a file is missing, is no idx file of the announced size, or has a label outside 0 to 9.
     """
     raw = Path(root) / "FashionMNIST" / "raw"
     return ImageData(_split(raw, "train"), _split(raw, "t10k"), (0.2860,), (0.3530,), FASHION_MNIST_CLASSES)
 
 
+def check_labels(where: Path, labels: Tensor, images: int, classes: int) -> None:
+    """Raise `CardError` unless there is one label per image, all from 0 to ``classes - 1``, and at least one."""
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if not images or len(labels) != images:
+        got = f"{len(labels)} labels for {images} images, expected one for each, and at least one"
+    elif len(wrong):
+        got = f"label {int(wrong[0])}, expected 0 to {classes - 1}"
+    else:
+        return
+    raise CardError(f"{where}: got {got}. The file is another one or corrupt; get it again.")
+
+
 def _split(raw: Path, part: str) -> Split:
     images = torch.from_numpy(_read_idx(raw / f"{part}-images-idx3-ubyte")).unsqueeze(1)
-    return images, torch.from_numpy(_read_idx(raw / f"{part}-labels-idx1-ubyte")).long()
+    path = raw / f"{part}-labels-idx1-ubyte"
+    labels = torch.from_numpy(_read_idx(path)).long()
+    check_labels(path, labels, len(images), len(FASHION_MNIST_CLASSES))
+    return images, labels
 
 
 def _read_idx(path: Path) -> np.ndarray:
@@ -99,17 +225,3 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     center = torch.tensor(mean, device=images.device).view(-1, 1, 1)
     spread = torch.tensor(std, device=images.device).view(-1, 1, 1)
     return (images.float() / 255 - center) / spread
-
-
-def augment(images: Tensor, *, padding: int, flip: bool) -> Tensor:
-    """Random crop after zero padding, and random horizontal flip, each drawn per image from torch's generator."""
-    batch, _, height, width = images.shape
-    columns = torch.arange(width).expand(batch, width)
-    if flip:
-        flipped = torch.rand(batch, 1) < 0.5
-        columns = torch.where(flipped, columns.flip(1), columns)
-    rows = torch.arange(height) + torch.randint(2 * padding + 1, (batch, 1))
-    columns = columns + torch.randint(2 * padding + 1, (batch, 1))
-    padded = F.pad(images, (padding,) * 4)
-    pick = torch.arange(batch)[:, None, None]
-    return padded.movedim(1, -1)[pick, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""Training loop on accelerate: mixed precision, resumable state, one line per epoch."""
+"""Training loop on accelerate, for images and event frames: mixed precision, resumable state, one line per epoch."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from tqdm import tqdm
 
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.extras import need
-from snntorch_smixer.models.evaluate import accuracy
-from snntorch_smixer.train.data import ImageData, Split, augment
+from snntorch_smixer.models.evaluate import evaluate
+from snntorch_smixer.train.augment import check_installed, mix
+from snntorch_smixer.train.data import Data, check_fits
 from snntorch_smixer.train.recipe import Recipe
 
 Record = dict[str, float]
 
 
-def fit(net: nn.Module, recipe: Recipe, *, data: ImageData, out: str | Path, compile_net: bool = False) -> list[Record]:
+def fit(net: nn.Module, recipe: Recipe, *, data: Data, out: str | Path, compile_net: bool = False) -> list[Record]:
     """Train ``net`` in place; continue from ``out/state`` when it exists.
 
     Args:
-        net: classifier of normalised images ``(B, C, H, W)``.
+        net: classifier of normalised images ``(B, C, H, W)`` or of event frames ``(T, B, C, H, W)``.
         recipe: all numbers of the run.
-        data: the test images are evaluated after each epoch; nothing is selected by them.
+        data: see `load_data`; its test inputs are evaluated after each epoch, and nothing is selected by them.
         out: folder for the state after each epoch and ``log.jsonl``. Continue only what you wrote yourself: accelerate
             restores the optimizer and the random generators from pickles.
         compile_net: train through ``torch.compile``.
@@ -40,41 +41,37 @@ def fit(net: nn.Module, recipe: Recipe, *, data: ImageData, out: str | Path, com
         One record per epoch: epoch, loss, test_accuracy (in float32), lr, seconds.
 
     Raises:
-        MissingExtra: accelerate is not installed.
-        SettingError: ``out`` holds a run of another recipe, or there is more than one process.
+        MissingExtra: accelerate is not installed, or torchvision where the recipe needs it.
+        SettingError: ``out`` holds a run of another recipe, the data do not fit the net, or there is more than one
+            process.
     """
     accelerator = need("accelerate", extra="train").Accelerator()
     if accelerator.num_processes > 1:
         raise SettingError(f"fit: got {accelerator.num_processes} processes, expected 1. Start it without a launcher.")
+    check_installed(recipe)
+    check_fits(net, data)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     log = _finished_epochs(out, recipe)
     torch.manual_seed(recipe.seed)
-    steps = math.ceil(len(data.train[0]) / recipe.batch_size)
+    steps = math.ceil(data.train_count / recipe.batch_size)
     optimizer = torch.optim.AdamW(_groups(net, recipe), lr=recipe.lr)
     net, optimizer = accelerator.prepare(net, optimizer)
     if log:
         accelerator.load_state(str(_state(out)))
     # The last batch is smaller; a graph of its own is faster than one graph for any size.
     model = torch.compile(net, dynamic=False) if compile_net else net
-    test = data.normalise(data.test[0])
-    for epoch in range(len(log), recipe.epochs):
-        start, total = time.perf_counter(), 0.0
+    for epoch in range(len(log), recipe.total_epochs):
+        start = time.perf_counter()
         net.train()
-        batches = tqdm(_batches(data, recipe), total=steps, desc=f"epoch {epoch + 1}", leave=False)
-        for step, (images, labels) in enumerate(batches, epoch * steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step, steps)
-            loss = _loss(model, images.to(accelerator.device), labels.to(accelerator.device), recipe)
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            total += loss.item() * len(labels)
+        loss = _epoch(model, optimizer, recipe, data=data, accelerator=accelerator, epoch=epoch)
+        # Evaluated without torch.compile, which would trace the net once more for another mode and batch size.
+        accuracy = evaluate(net, data.test_batches(), progress=data.test_count)
         log.append(
             {
                 "epoch": epoch + 1,
-                "loss": round(total / len(data.train[0]), 4),
-                "test_accuracy": round(accuracy(net, test, data.test[1]), 4),
+                "loss": round(loss, 4),
+                "test_accuracy": round(accuracy.top1, 4),
                 "lr": learning_rate(recipe, (epoch + 1) * steps, steps),
                 "seconds": round(time.perf_counter() - start, 1),
             }
@@ -84,14 +81,41 @@ def fit(net: nn.Module, recipe: Recipe, *, data: ImageData, out: str | Path, com
     return log
 
 
+def _epoch(
+    model: Callable[[Tensor], Tensor], optimizer: Any, recipe: Recipe, *, data: Data, accelerator: Any, epoch: int
+) -> float:
+    """One pass over the training set; the mean loss over its inputs."""
+    steps, total = math.ceil(data.train_count / recipe.batch_size), 0.0
+    batches = tqdm(data.train_batches(recipe), total=steps, desc=f"epoch {epoch + 1}", leave=False)
+    for step, (images, labels) in enumerate(batches, epoch * steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step, steps)
+        targets = labels
+        if recipe.mixes_in(epoch):
+            images, targets = mix(images, labels, recipe, classes=len(data.classes))
+        for x, y in _parts(images, targets, recipe.accumulate):
+            loss = _loss(model, x.to(accelerator.device), y.to(accelerator.device), recipe)
+            accelerator.backward(loss * (len(y) / len(labels)))
+            total += loss.item() * len(y)
+        optimizer.step()
+        optimizer.zero_grad()
+    return total / data.train_count
+
+
+def _parts(images: Tensor, labels: Tensor, parts: int) -> Iterator[tuple[Tensor, Tensor]]:
+    size = math.ceil(len(labels) / parts)
+    # Frames have the steps first and the batch second.
+    return zip(images.split(size, 1 if images.dim() == 5 else 0), labels.split(size), strict=True)
+
+
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of a step, counted from 0: linear warm-up from ``min_lr``, then cosine down to ``min_lr``."""
+    """Learning rate of a step, counted from 0: linear warm-up, cosine down to ``min_lr``, which the cool-down keeps."""
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     if step < warmup:
-        share = step / warmup
-    else:
-        done = (step - warmup) / max(1, recipe.epochs * steps_per_epoch - warmup)
-        share = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        first = recipe.min_lr if recipe.warmup_lr is None else recipe.warmup_lr
+        return first + (recipe.lr - first) * (step / warmup)
+    done = (step - warmup) / max(1, recipe.epochs * steps_per_epoch - warmup)
+    share = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * share
 
 
@@ -104,12 +128,14 @@ def _finished_epochs(out: Path, recipe: Recipe) -> list[Record]:
     state = _state(out)
     if not state.exists():
         return []
-    before, now = json.loads((state / "recipe.json").read_text()), dataclasses.asdict(recipe)
-    differ = [key for key in now if before.get(key) != now[key]]
+    # A run of an older release lacks the settings that came later; it ran with their defaults.
+    before = {**dataclasses.asdict(Recipe()), **json.loads((state / "recipe.json").read_text())}
+    now = dataclasses.asdict(recipe)
+    differ = [key for key in now if before[key] != now[key]]
     if differ:
         key = differ[0]
         raise SettingError(
-            f"fit: {out} holds a run with {key}={before.get(key)!r}, got {key}={now[key]!r}. Pass another folder, or "
+            f"fit: {out} holds a run with {key}={before[key]!r}, got {key}={now[key]!r}. Pass another folder, or "
             "delete this one to start again."
         )
     return [json.loads(line) for line in (state / "log.jsonl").read_text().splitlines()]
@@ -134,12 +160,6 @@ def _loss(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, rec
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         logits = model(images)
     return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-
-
-def _batches(data: ImageData, recipe: Recipe) -> Iterator[Split]:
-    images, labels = data.train
-    for chosen in torch.randperm(len(images)).split(recipe.batch_size):
-        yield data.normalise(augment(images[chosen], padding=recipe.crop_padding, flip=recipe.flip)), labels[chosen]
 
 
 def _groups(net: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

@@ -1,96 +1,18 @@
-"""Augmentation against an explicit loop, and idx files written here."""
+"""Image data in memory, idx files written here, and whether data fit a net."""
 
+import dataclasses
 import gzip
 import struct
-from itertools import product
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from snntorch_smixer.errors import CardError
-from snntorch_smixer.train.data import FASHION_MNIST_CLASSES, augment, fashion_mnist, normalise
-
-
-def images(batch: int = 40, channels: int = 2, height: int = 6, width: int = 5) -> torch.Tensor:
-    """No two pixels of an image, and no two images, are equal; none is zero."""
-    pixels = channels * height * width
-    return torch.stack([torch.randperm(250)[:pixels].view(channels, height, width) + 1 for _ in range(batch)]).byte()
-
-
-def window(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """The image seen through a frame that was moved down and right; zero where it has no pixels."""
-    height, width = image.shape[1:]
-    found = torch.zeros_like(image)
-    for row, column in product(range(height), range(width)):
-        if 0 <= row + down < height and 0 <= column + right < width:
-            found[:, row, column] = image[:, row + down, column + right]
-    return found
-
-
-def windows(image: torch.Tensor, padding: int) -> dict[tuple[int, int, bool], torch.Tensor]:
-    """Every crop of the padded image, mirrored or not, by its offset."""
-    found = {}
-    for down, right in product(range(-padding, padding + 1), repeat=2):
-        found[down, right, False] = window(image, down, right)
-        found[down, right, True] = window(image, down, right).flip(2)
-    return found
-
-
-def placements(before: torch.Tensor, after: torch.Tensor, padding: int) -> list[tuple[int, int, bool]]:
-    """Offset and mirroring of each augmented image, which must be one of the windows of its original."""
-    found = []
-    for image, result in zip(before, after, strict=True):
-        matches = [place for place, crop in windows(image, padding).items() if torch.equal(crop, result)]
-        assert len(matches) == 1, "no window of its image"
-        found += matches
-    return found
-
-
-def test_each_image_is_a_shifted_window_of_itself():
-    before = images()
-    after = augment(before, padding=2, flip=False)
-    assert (after.shape, after.dtype) == (before.shape, torch.uint8)
-    found = placements(before, after, 2)
-    assert not any(mirrored for _, _, mirrored in found)
-    assert {down for down, _, _ in found} == {right for _, right, _ in found} == {-2, -1, 0, 1, 2}
-    assert len({(down, right) for down, right, _ in found}) > 10, "rows and columns move together"
-
-
-def test_crops_and_flips_together():
-    before = images()
-    found = placements(before, augment(before, padding=1, flip=True), 1)
-    assert len(set(found)) > 9
-
-
-def test_half_of_the_images_are_mirrored():
-    before = images(400)
-    after = augment(before, padding=0, flip=True)
-    same = (after == before).flatten(1).all(1)
-    mirrored = (after == before.flip(3)).flatten(1).all(1)
-    assert bool((same ^ mirrored).all())
-    assert 150 < int(mirrored.sum()) < 250
-
-
-def test_no_padding_and_no_flip_change_nothing():
-    before = images()
-    assert torch.equal(augment(before, padding=0, flip=False), before)
-
-
-def test_the_seed_decides():
-    before = images()
-    torch.manual_seed(3)
-    first = augment(before, padding=2, flip=True)
-    second = augment(before, padding=2, flip=True)
-    torch.manual_seed(3)
-    assert torch.equal(augment(before, padding=2, flip=True), first)
-    assert not torch.equal(second, first)
-
-
-def test_the_input_is_not_changed():
-    before = images()
-    copy = before.clone()
-    augment(before, padding=2, flip=True)
-    assert torch.equal(before, copy)
+from snntorch_smixer.errors import CardError, SettingError
+from snntorch_smixer.train.data import FASHION_MNIST_CLASSES, ImageData, check_fits, fashion_mnist, normalise
+from snntorch_smixer.train.recipe import Recipe
 
 
 def test_normalise_by_hand():
@@ -172,4 +94,102 @@ def test_a_missing_file(root, which):
     plain = path.with_name(path.name.removesuffix(".gz"))
     assert refused(root) == (
         f"fashion_mnist: neither {plain} nor {plain.name}.gz exists. Pass the folder above FashionMNIST/raw."
+    )
+
+
+@pytest.mark.parametrize(("label", "text"), [(10, "label 10"), (255, "label 255")])
+def test_a_label_out_of_range(root, label, text):
+    path = files(root)[1]
+    content = idx(torch.tensor([3, label]))
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    plain = path.with_name(path.name.removesuffix(".gz"))
+    assert refused(root) == f"{plain}: got {text}, expected 0 to 9. The file is another one or corrupt; get it again."
+
+
+def test_more_labels_than_images(root):
+    path = files(root)[1]
+    content = idx(torch.tensor([3, 3, 3]))
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    assert "got 3 labels for 2 images, expected one for each, and at least one." in refused(root)
+
+
+PLAIN = Recipe(batch_size=4, crop_padding=0, flip=False)
+
+
+def numbered(count: int = 10) -> ImageData:
+    """Image i is filled with i, and has the label i."""
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
+    split = (images, torch.arange(count))
+    return ImageData(split, split, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), tuple("abcdefghij"))
+
+
+def test_an_epoch_holds_every_image_once_with_its_label():
+    data = numbered()
+    batches = list(data.train_batches(PLAIN))
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+    assert data.train_count == data.test_count == 10
+    assert data.shape == (3, 2, 2)
+    seen = torch.cat([labels for _, labels in batches])
+    assert sorted(seen.tolist()) == list(range(10))
+    assert seen.tolist() != list(range(10)), "not shuffled"
+    for images, labels in batches:
+        assert torch.equal(images, data.normalise(data.train[0][labels]))
+
+
+def test_test_batches_are_in_order():
+    data = numbered()
+    batches = list(data.test_batches(4))
+    assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(10))
+    assert torch.equal(torch.cat([images for images, _ in batches]), data.normalise(data.test[0]))
+
+
+# Python 3.12 and later warn of every fork beside threads, which torch starts.
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_what_a_recipe_asks_for_happens_to_the_batches():
+    images = torch.randint(256, (10, 3, 12, 12), dtype=torch.uint8)
+    data = ImageData(
+        (images, torch.arange(10)), (images, torch.arange(10)), (0.511,) * 3, (0.5,) * 3, tuple("abcdefghij")
+    )
+    everything = Recipe(batch_size=10, randaugment_ops=2, randaugment_magnitude=27, erasing=1.0)
+    runs = []
+    for seed, workers in ((1, 0), (1, 2), (2, 0)):
+        torch.manual_seed(seed)
+        data = dataclasses.replace(data, workers=workers)
+        runs += [x for x, _ in data.train_batches(everything)]
+    assert torch.equal(runs[0], runs[1]), "workers change nothing"
+    assert not torch.equal(runs[0], runs[2])
+    assert ((runs[0] == 0).flatten(1).sum(1) > 0).all(), "every image has an erased rectangle"
+
+
+class Net(nn.Module):
+    def __init__(self, config: object = None) -> None:
+        super().__init__()
+        if config is not None:
+            self.config = config
+
+
+FITTING = {"in_channels": 3, "img_size": (2, 2), "num_classes": 10, "T": 4}
+
+
+def test_data_that_fit():
+    check_fits(Net(), numbered())
+    check_fits(Net(SimpleNamespace(**FITTING)), numbered())
+    check_fits(Net(SimpleNamespace(other=1)), numbered())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "got", "advice"),
+    [
+        ("in_channels", 1, 3, "pass the data it was made for"),
+        ("img_size", (4, 4), (2, 2), "pass data of its size"),
+        ("num_classes", 1000, 10, "pass the data it was made for"),
+    ],
+)
+def test_data_that_do_not_fit(name, value, got, advice):
+    with pytest.raises(SettingError) as caught:
+        check_fits(Net(SimpleNamespace(**{**FITTING, name: value})), numbered())
+    assert str(caught.value) == (
+        f"check_fits: the data have {name}={got}, Net was built with {name}={value}. Build it with {name}={got}, or "
+        f"{advice}."
     )

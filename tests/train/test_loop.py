@@ -1,6 +1,7 @@
 """Training on a handful of tiny images: what is recorded, and that a stopped run ends where a whole one does."""
 
 import copy
+import dataclasses
 import functools
 import json
 import math
@@ -17,11 +18,13 @@ from snntorch_smixer.models.config import SMixerConfig
 from snntorch_smixer.models.evaluate import accuracy
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.pruning.pruner import DSTSPConfig
+from snntorch_smixer.train.augment import mix
 from snntorch_smixer.train.data import ImageData
 from snntorch_smixer.train.loop import _groups, fit, learning_rate
 from snntorch_smixer.train.recipe import Recipe
 
 needs_accelerate = pytest.mark.skipif(find_spec("accelerate") is None, reason="accelerate is not installed")
+needs_vision = pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
 TWO_EPOCHS = Recipe(epochs=2, batch_size=16, crop_padding=1)
 
 
@@ -35,7 +38,7 @@ def data() -> ImageData:
 
 def network(seed: int = 0) -> SMixerNet:
     torch.manual_seed(seed)
-    return SMixerNet(SMixerConfig((8, 8), 1, 4, 8, 1, 2, T=2, threshold=0.5, prune=DSTSPConfig()))
+    return SMixerNet(SMixerConfig((8, 8), 1, 4, 2, dim=8, depth=1, heads=2, threshold=0.5, prune=DSTSPConfig()))
 
 
 def classifier() -> nn.Module:
@@ -181,6 +184,81 @@ def test_it_learns_what_can_be_learned(data, tmp_path):
     assert log[-1]["test_accuracy"] > 0.45
 
 
+@needs_accelerate
+def test_a_run_of_an_older_release_goes_on(data, tmp_path):
+    fit(network(), TWO_EPOCHS, data=data, out=tmp_path)
+    path = tmp_path / "state" / "recipe.json"
+    old = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("mixup", "accumulate")}
+    path.write_text(json.dumps(old))
+    assert len(fit(network(), TWO_EPOCHS, data=data, out=tmp_path)) == 2
+    with pytest.raises(SettingError, match="holds a run with accumulate=1, got accumulate=2"):
+        fit(network(), dataclasses.replace(TWO_EPOCHS, accumulate=2), data=data, out=tmp_path)
+
+
+@needs_accelerate
+@pytest.mark.parametrize("parts", [2, 3, 16])
+def test_accumulated_parts_are_one_step(data, tmp_path, parts):
+    whole, split = classifier(), classifier()
+    split.load_state_dict(whole.state_dict())
+    recipe = Recipe(epochs=1, batch_size=16)
+    first = fit(whole, recipe, data=data, out=tmp_path / "whole")
+    second = fit(split, dataclasses.replace(recipe, accumulate=parts), data=data, out=tmp_path / "parts")
+    torch.testing.assert_close(split[1].weight, whole[1].weight)
+    assert second[0]["loss"] == pytest.approx(first[0]["loss"], abs=2e-4)
+
+
+@needs_accelerate
+def test_the_cool_down_is_trained_and_recorded(data, tmp_path):
+    log = fit(network(), Recipe(epochs=1, warmup_epochs=0, cooldown_epochs=2, batch_size=32), data=data, out=tmp_path)
+    assert [record["lr"] for record in log] == pytest.approx([1e-5] * 3)
+    assert [record["epoch"] for record in log] == [1, 2, 3]
+
+
+class NotesRange(nn.Module):
+    """A classifier of images all of one of two values: notes in which training batches others are seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 4)
+        self.mixed: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mixed.append(len(x.unique()) > 2)
+        return self.linear(x.flatten(1))
+
+
+@needs_accelerate
+@needs_vision
+def test_mixing_stops_after_its_epochs(data, tmp_path):
+    data.train[0][:] = (data.train[1] % 2 * 255).view(-1, 1, 1, 1)
+    net, recipe = NotesRange(), Recipe(epochs=3, batch_size=32, mixup=1.0, mix_off_epoch=2, crop_padding=0)
+    log = fit(net, recipe, data=data, out=tmp_path)
+    assert net.mixed == [True] * 4 + [False] * 2
+    assert all(math.isfinite(record["loss"]) for record in log)
+
+
+@needs_accelerate
+@needs_vision
+def test_the_loss_of_mixed_labels_by_hand(data, tmp_path):
+    net = classifier()
+    recipe = Recipe(epochs=1, batch_size=64, lr=1e-12, min_lr=0, label_smoothing=0.2, mixup=1.0, crop_padding=0)
+    torch.manual_seed(recipe.seed)
+    [(images, labels)] = data.train_batches(recipe)
+    mixed, shares = mix(images, labels, recipe, classes=4)
+    expected = -((0.8 * shares + 0.2 / 4) * net(mixed).log_softmax(1)).sum(1).mean()
+    [record] = fit(net, recipe, data=data, out=tmp_path)
+    assert record["loss"] == pytest.approx(expected.item(), abs=1e-4)
+
+
+@needs_accelerate
+def test_data_for_another_net_are_refused_before_anything_is_written(data, tmp_path):
+    other = ImageData((data.train[0][..., :4], data.train[1]), data.test, data.mean, data.std, data.classes)
+    with pytest.raises(SettingError, match=r"the data have img_size=\(8, 4\), SMixerNet was built with"):
+        fit(network(), TWO_EPOCHS, data=other, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_accelerate_the_extra_is_named(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(MissingExtra, match=r"snntorch-smixer\[train\]"):
@@ -199,6 +277,14 @@ def test_warm_up_and_cosine_by_hand():
     assert schedule(25) == pytest.approx(0.2), "it does not rise again"
 
 
+def test_a_warm_up_of_its_own_and_the_cool_down():
+    recipe = Recipe(epochs=3, cooldown_epochs=2, lr=1.0, min_lr=0.2, warmup_lr=0.5, warmup_epochs=1)
+    schedule = functools.partial(learning_rate, recipe, steps_per_epoch=4)
+    assert [schedule(step) for step in (0, 1, 2, 4)] == pytest.approx([0.5, 0.625, 0.75, 1.0])
+    assert schedule(8) == pytest.approx(0.6)
+    assert [schedule(step) for step in (12, 16, 20)] == pytest.approx([0.2, 0.2, 0.2])
+
+
 def test_weight_decay_is_for_weights_with_two_or_more_axes():
     net = network()
     decayed, free = _groups(net, Recipe(weight_decay=0.5))
@@ -207,34 +293,3 @@ def test_weight_decay_is_for_weights_with_two_or_more_axes():
     assert {names[p] for p in free["params"]} == {n for n in names.values() if ".norm." in n or n.endswith(".bias")}
     assert len(decayed["params"]) + len(free["params"]) == len(names)
     assert net.blocks[0].mixer.w_m.weight in set(decayed["params"])
-
-
-class FirstPixels(nn.Module):
-    """The first pixels are the logits. Notes mode, gradients and batch sizes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-        self.calls: list[tuple[bool, bool, int]] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls.append((self.training, torch.is_grad_enabled(), len(x)))
-        return x.flatten(1)[:, :3] * self.weight
-
-
-def test_accuracy_by_hand():
-    net = FirstPixels()
-    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0])
-    images = F.one_hot(torch.tensor([0, 1, 2, 0, 2, 2, 1]), 64).float().view(7, 1, 8, 8)
-    assert accuracy(net, images, labels, batch_size=3) == 5 / 7
-    assert net.calls == [(False, False, 3), (False, False, 3), (False, False, 1)]
-    assert net.training
-    assert accuracy(net.eval(), images, labels) == 5 / 7
-    assert not net.training
-
-
-def test_accuracy_restores_the_mode_when_the_model_fails():
-    net = FirstPixels()
-    with pytest.raises(RuntimeError, match="size of tensor"):
-        accuracy(net, torch.zeros(2, 1, 8, 8), torch.zeros(2, 5))
-    assert net.training
