@@ -89,11 +89,14 @@ def asserts(source: str, module: str) -> list[str]:
 
 
 def pickle_loading(source: str, module: str) -> list[str]:
+    """torch.load(..., weights_only=True) runs no code of the file, so that very call is allowed."""
     banned = {"torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler", "torch.hub.load_state_dict_from_url"}
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    tree, found = ast.parse(source), []
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load")
+    weights = {call.func for call in calls if "weights_only=True" in map(ast.unparse, call.keywords)}
+    for node in ast.walk(tree):
         names = []
-        if isinstance(node, ast.Attribute):
+        if isinstance(node, ast.Attribute) and node not in weights:
             names = [ast.unparse(node)]
         elif isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -201,6 +204,11 @@ PARAMETERS = "def f(self, a, b, c, *, d, e, g"
         (asserts, "raise ValueError", "def f():\n assert x"),
         (pickle_loading, "torch.save(x)", "y = torch.load(x)"),
         (pickle_loading, "from torch import zeros", "from pickle import loads"),
+        (pickle_loading, "torch.load(x, map_location=y, weights_only=True)", "torch.load(x, weights_only=False)"),
+        (pickle_loading, "torch.load(weights_only=True, f=x)", "torch.load(x, weights_only=safe)"),
+        (pickle_loading, "y = torch.load(x, weights_only=True)", "y = partial(torch.load, weights_only=True)"),
+        (pickle_loading, "torch.load(x, weights_only=True)", "torch.load(torch.load(x), weights_only=True)"),
+        (pickle_loading, "torch.load(x, weights_only=True)", "pickle.load(x, weights_only=True)"),
         (machine_paths, "/workflow and home/work", f"see /{'work'}/main"),
         (face_imports, "from snntorch_smixer import errors", "from snntorch_smixer import SMixer"),
         (face_imports, "import snntorch_smixer.errors", "import snntorch_smixer"),

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from snntorch_smixer.errors import CardError
 from snntorch_smixer.models import config as smixer
-from snntorch_smixer.models import qkformer, spikformer
+from snntorch_smixer.models import qkformer, sdt_v3, spikformer
 from snntorch_smixer.models.network import Network, NetworkConfig
 from snntorch_smixer.models.smixer_net import SMixerNet
 
@@ -18,10 +18,11 @@ ARCHITECTURES: Mapping[str, tuple[type[NetworkConfig], type[Network]]] = {
     "smixer": (smixer.SMixerConfig, SMixerNet),
     "spikformer": (spikformer.SpikformerConfig, spikformer.Spikformer),
     "qkformer": (qkformer.QKFormerConfig, qkformer.QKFormer),
+    "sdt-v3": (sdt_v3.SDTV3Config, sdt_v3.SDTV3),
 }
 """Configuration and network by architecture."""
 
-CONFIGS: Mapping[str, NetworkConfig] = {**smixer.CONFIGS, **spikformer.CONFIGS, **qkformer.CONFIGS}
+CONFIGS: Mapping[str, NetworkConfig] = {**smixer.CONFIGS, **spikformer.CONFIGS, **qkformer.CONFIGS, **sdt_v3.CONFIGS}
 """Named configurations of every architecture."""
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from snntorch_smixer import shapes
 from snntorch_smixer.cards.card import Card
-from snntorch_smixer.errors import SettingError
+from snntorch_smixer.errors import SettingError, check_choice
 from snntorch_smixer.tables import check_keys
 
 if TYPE_CHECKING:
@@ -86,9 +87,47 @@ class Network(nn.Module):
         """Logits ``(B, K)``, the mean over the steps."""
         return self.forward_head(self.forward_features(x))
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Tokens ``(T', B, N', C)`` behind the last block."""
+    def stream(self, x: Tensor) -> Iterator[Tensor]:
+        """What enters the first block, then what each block gives: ``(T', B, N', C)`` or ``(T', B, C, H, W)``."""
         raise NotImplementedError
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Tokens ``(T', B, N', C)`` behind the last block.
+
+        Raises:
+            LayoutError: wrong rank, number of steps, channels or size.
+        """
+        for out in self.stream(x):  # noqa: B007
+            pass
+        return stream_tokens(out)
+
+    def forward_intermediates(
+        self, x: Tensor, *, indices: Sequence[int] | None = None, layout: str = "grid"
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Features behind several blocks in one pass; for detection and analysis.
+
+        Args:
+            x: input of the network.
+            indices: blocks, in this order; negative ones count from the last. None: all.
+            layout: "grid" for maps ``(T', B, C, H', W')``, "tokens" for ``(T', B, N', C)``.
+
+        Returns:
+            What `forward_features` gives, and one tensor per index.
+
+        Raises:
+            SettingError: an index of no block, an unknown layout, or a grid where tokens were dropped.
+        """
+        where = "forward_intermediates"
+        check_choice(where, "layout", layout, ("grid", "tokens"))
+        if layout == "grid" and hasattr(self, "dstsp"):
+            raise SettingError(f"{where}: a wrapped {type(self).__name__} has no grid of tokens. Pass layout='tokens'.")
+        states = list(self.stream(x))[1:]
+        chosen = [states[i] for i in block_indices(where, indices, len(states))]
+        convert = stream_tokens if layout == "tokens" else self._grid
+        return stream_tokens(states[-1]), [convert(state) for state in chosen]
+
+    def _grid(self, x: Tensor) -> Tensor:
+        return x if x.dim() == 5 else shapes.tokens_to_grid(x, *self.config.grid)  # type: ignore[attr-defined]
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Tokens ``(T', B, N', C)`` to logits ``(B, K)``; with ``pre_logits`` to pooled features ``(B, C)``."""
@@ -146,6 +185,11 @@ class Network(nn.Module):
             published = push_folder(folder, repo_id, private=private, message=message)
         self.card = written.pinned(repo_id, published.revision)
         return published
+
+
+def stream_tokens(x: Tensor) -> Tensor:
+    """Tokens ``(T, B, N, C)`` of a stream that is tokens already, or maps ``(T, B, C, H, W)``."""
+    return shapes.grid_to_tokens(x) if x.dim() == 5 else x
 
 
 def block_indices(where: str, indices: Sequence[int] | None, depth: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
@@ -14,7 +14,7 @@ from snntorch_smixer import shapes
 from snntorch_smixer.errors import SettingError, check_choice, check_count, is_count
 from snntorch_smixer.layers.encode import encode
 from snntorch_smixer.layers.spikformer import SPS, Block, ConvMLP, ConvSSA, LinearMLP, LinearSSA
-from snntorch_smixer.models.network import Network, NetworkConfig, block_indices
+from snntorch_smixer.models.network import Network, NetworkConfig
 
 VARIANTS: Mapping[str, int] = {"cifar": 4, "imagenet": 16}
 """The two forms that are published, and the pixels of a token's side in each."""
@@ -108,40 +108,6 @@ class TransformerNet(Network):
         """Time steps, read by `dstsp.wrap`."""
         return self.config.T
 
-    def stream(self, x: Tensor) -> Iterator[Tensor]:
-        """What enters the first block, then what each block gives: ``(T', B, N', C)`` or ``(T', B, C, H, W)``."""
-        raise NotImplementedError
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Tokens ``(T', B, N', C)`` behind the last block.
-
-        Raises:
-            LayoutError: wrong rank, number of steps, channels or size.
-        """
-        for out in self.stream(x):  # noqa: B007
-            pass
-        return _tokens(out)
-
-    def forward_intermediates(
-        self, x: Tensor, *, indices: Sequence[int] | None = None, layout: str = "grid"
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Features behind several blocks in one pass; see `SMixerNet.forward_intermediates`.
-
-        Raises:
-            SettingError: an index of no block, an unknown layout, or a grid where tokens were dropped.
-        """
-        where = "forward_intermediates"
-        check_choice(where, "layout", layout, ("grid", "tokens"))
-        if layout == "grid" and hasattr(self, "dstsp"):
-            raise SettingError(f"{where}: a wrapped {type(self).__name__} has no grid of tokens. Pass layout='tokens'.")
-        states = list(self.stream(x))[1:]
-        chosen = [states[i] for i in block_indices(where, indices, len(states))]
-        convert = _tokens if layout == "tokens" else self._grid
-        return _tokens(states[-1]), [convert(state) for state in chosen]
-
-    def _grid(self, x: Tensor) -> Tensor:
-        return x if x.dim() == 5 else shapes.tokens_to_grid(x, *self.config.grid)
-
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Tokens ``(T', B, N', C)`` to logits ``(B, K)``; with ``pre_logits`` to pooled features ``(B, C)``."""
         pooled = x.mean(2).mean(0)
@@ -201,10 +167,6 @@ class Spikformer(TransformerNet):
         for block in self.block:
             x = block(x)
             yield x
-
-
-def _tokens(x: Tensor) -> Tensor:
-    return shapes.grid_to_tokens(x) if x.dim() == 5 else x
 
 
 def _block(c: SpikformerConfig) -> Block:

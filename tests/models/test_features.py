@@ -7,8 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from snntorch_smixer import SMixerNet, from_pretrained
+from snntorch_smixer import SMixerNet, dstsp, from_pretrained
 from snntorch_smixer.errors import SettingError
+from snntorch_smixer.models.architectures import build
+from snntorch_smixer.models.qkformer import QKFormerConfig
+from snntorch_smixer.models.sdt_v3 import SDTV3Config
+from snntorch_smixer.models.spikformer import SpikformerConfig
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 
 
@@ -59,7 +63,9 @@ def test_a_new_classifier_is_random_and_all_else_stays(net: SMixerNet):
     assert net.head.linear.weight.dtype == torch.float64
     assert net(images().double()).shape == (3, 7)
     assert net.head.linear.weight.std() > 0
-    assert all(torch.equal(before[k], v.float()) for k, v in net.state_dict().items() if "head" not in k and v.dim() > 1)
+    assert all(
+        torch.equal(before[k], v.float()) for k, v in net.state_dict().items() if "head" not in k and v.dim() > 1
+    )
     for wrong in (-1, 2.5, True):
         with pytest.raises(SettingError, match=f"num_classes={wrong!r} must be a whole number of at least 0"):
             net.reset_classifier(wrong)
@@ -117,3 +123,36 @@ def test_a_trained_net_without_a_head_is_a_feature_extractor():
     net, whole = from_pretrained("smixer-2-64-fmnist", num_classes=0), from_pretrained("smixer-2-64-fmnist")
     torch.testing.assert_close(net(x), whole.forward_head(whole.forward_features(x), pre_logits=True))
     assert isinstance(net.head.linear, nn.Identity)
+
+
+OTHERS = {
+    "spikformer": SpikformerConfig((16, 16), 3, 4, 2, dim=16, depth=3, heads=2),
+    "qkformer": QKFormerConfig((16, 16), 3, 4, 2, dim=32, depth=4, heads=2),
+    "sdt-v3": SDTV3Config((32, 32), 3, 4, dims=(16, 16, 16, 24), depths=(2, 1), heads=2),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_architectures(name: str):
+    net = build(OTHERS[name]).eval()
+    x = torch.randn(2, 3, *net.config.img_size)
+    final, tokens = net.forward_intermediates(x, layout="tokens")
+    grids = net.forward_intermediates(x)[1]
+    depth = {"spikformer": 3, "qkformer": 4, "sdt-v3": 3}[name]
+    assert len(tokens) == len(grids) == depth
+    assert torch.equal(final, net.forward_features(x))
+    assert torch.equal(final, tokens[-1])
+    assert torch.equal(net.forward_head(final), net(x))
+    assert torch.equal(grids[-1].flatten(3).transpose(2, 3), final)
+    assert grids[-1].shape[2:] == (net.num_features, *net.config.grid)
+    assert net.forward_head(final, pre_logits=True).shape == (2, net.num_features)
+    with pytest.raises(SettingError, match=f"there is no block {depth}"):
+        net.forward_intermediates(x, indices=[depth])
+
+
+def test_a_wrapped_net_has_tokens_but_no_grid():
+    net = dstsp.wrap(build(OTHERS["spikformer"]).eval(), ps=0.5, t=1)
+    x = torch.randn(2, 3, 16, 16)
+    assert [t.shape for t in net.forward_intermediates(x, layout="tokens")[1]] == [(1, 2, 8, 16)] * 3
+    with pytest.raises(SettingError, match="a wrapped Spikformer has no grid of tokens"):
+        net.forward_intermediates(x)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from snntorch_smixer.models.qkformer import QKFormer, QKFormerConfig
-from snntorch_smixer.zoo.sources.spikformer import checked, count_blocks, fitting, known_heads, shape
+from snntorch_smixer.zoo.sources.read import checked, count_blocks, fitting, known_heads, shape
 
 DROPPED: tuple[str, ...] = ()
 """The published code declares no parameter that it does not use."""
