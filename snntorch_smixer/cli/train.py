@@ -1,0 +1,57 @@
+"""``smixer train``: a model, its recipe and its data set to a model folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from snntorch_smixer.cli.arguments import Commands, add_command, add_device, add_quiet
+from snntorch_smixer.cli.dataset import add_data, check_positive
+from snntorch_smixer.cli.printing import shows_progress
+from snntorch_smixer.cli.subject import device
+from snntorch_smixer.cli.training import Training, train
+
+_EXAMPLES = """
+  smixer train smixer-2-64-fmnist --data DATA --out runs/mine     with its own recipe; again to continue after a stop
+  smixer train smixer-2-64-fmnist --data DATA --out runs/short --epochs 2 --seed 1 --compile
+  smixer train smixer-4-384 --data DATA --out runs/c10 --dataset cifar-10 --recipe zoo/smixer-2-64-fmnist/recipe.toml
+  smixer eval runs/mine --data DATA                               what came out
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "train", text="train a model into a model folder", examples=_EXAMPLES)
+    parser.add_argument("model", help="a model of the zoo, see smixer list")
+    add_data(parser)
+    parser.add_argument("--out", type=Path, help="folder of the run, and of the model in the end; default: runs/MODEL")
+    parser.add_argument("--recipe", type=Path, help="default: recipe.toml of the model")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--seed", type=int, help="instead of the recipe's")
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
+    add_device(parser)
+    add_quiet(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, save, print."""
+    check_positive("--epochs", args.epochs)
+    training = Training(
+        model=args.model,
+        data=args.data,
+        out=args.out or Path("runs") / args.model,
+        dataset=args.dataset,
+        recipe=args.recipe,
+        epochs=args.epochs,
+        seed=args.seed,
+        device=str(device(args.device)),
+        compile_net=args.compile,
+        workers=args.workers,
+        progress=shows_progress(args),
+    )
+    card = train(training)
+    found = card.measured[0]
+    print(f"{card.name}: {found.metric} {found.value:.2%} on {found.dataset}, {found.split} ({found.samples:,})")
+    print(f"{training.out}: a model folder; see smixer info {training.out}, smixer zoo push {training.out} org/name")
+    return 0

@@ -1,0 +1,145 @@
+"""``smixer train``: a model folder that loads, describes itself and can be trained on."""
+
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+
+from snntorch_smixer import Card, from_pretrained
+from snntorch_smixer.cli import training
+from snntorch_smixer.cli.printing import WithoutBars
+from snntorch_smixer.models.evaluate import evaluate
+from snntorch_smixer.train.datasets import DATASETS, load_data
+from snntorch_smixer.train.recipe import Recipe
+from snntorch_smixer.zoo.registry import zoo_folder
+from tests.cli.few_images import TEST, write_few_images
+
+pytest.importorskip("accelerate")
+NAME = "smixer-2-64-fmnist-dstsp"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_few_images(tmp_path_factory.mktemp("few"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "short.toml"
+    path.write_text("epochs = 2\nbatch_size = 32\nseed = 3\n", encoding="utf-8")
+    return path
+
+
+def test_it_makes_a_model_folder(smixer, data: Path, recipe: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    ran = smixer("train", NAME, "--data", data, "--out", out, "--recipe", recipe, "--epochs", 1, "--device", "cpu")
+    card, net = Card.load(out), from_pretrained(out)
+    assert net.dstsp.ps == 0.3
+    found = evaluate(net, load_data("fashion-mnist", data).test_batches())
+    (measured,) = card.measured
+    assert (measured.value, measured.samples, measured.seed) == (found.top1, TEST, 3)
+    assert (measured.metric, measured.dataset, measured.split) == ("top-1 accuracy", "fashion-mnist", "all test images")
+    assert measured.command == f"smixer eval {out.as_posix()} --data DATA"
+    assert card.trains == f"smixer train {NAME} --data DATA --out {out.as_posix()} --recipe recipe.toml --epochs 1"
+    assert (card.name, card.license, card.mean) == (NAME, "MIT", (0.286,))
+    assert Recipe.load(out / "recipe.toml") == Recipe(epochs=1, batch_size=32, seed=3)
+    assert [json.loads(line)["epoch"] for line in (out / "log.jsonl").read_text().splitlines()] == [1]
+    assert f"{NAME}: top-1 accuracy {found.top1:.2%} on fashion-mnist, all test images (32)\n" in ran.out
+    assert f"{found.top1:.2%}" in (out / "README.md").read_text(encoding="utf-8")
+    assert ran.err == "", "a progress bar without a terminal"
+    assert "ok" in smixer("zoo", "verify", out).out
+
+
+def test_it_continues(smixer, data: Path, recipe: Path, tmp_path: Path):
+    words = ("train", NAME, "--data", data, "--out", tmp_path / "out", "--recipe", recipe)
+    first = smixer(*words).out
+    assert '"epoch": 2' in first
+    again = smixer(*words).out
+    assert '"epoch"' not in again, "a finished run was trained again"
+    assert again.splitlines() == [line for line in first.splitlines() if not line.startswith("{")]
+    assert "holds a run with seed=3, got seed=4" in smixer(*words, "--seed", 4, code=2).err
+
+
+def test_its_own_recipe_and_an_architecture(smixer, data: Path, recipe: Path, tmp_path: Path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "fit", lambda net, recipe, **rest: seen.append((recipe, rest["compile_net"])))
+    smixer("train", NAME, "--data", data, "--out", tmp_path / "a")
+    assert seen == [(Recipe.load(zoo_folder() / NAME / "recipe.toml"), False)]
+    assert Card.load(tmp_path / "a").measured[0].command == f"smixer eval {NAME} --data DATA"
+    monkeypatch.setattr(training, "create_model", _tiny)
+    words = ("train", "smixer-4-384", "--data", data, "--out", tmp_path / "b", "--recipe", recipe, "--compile")
+    assert "names no data set. Pass --dataset: fashion-mnist" in smixer(*words, code=2).err
+    smixer(*words, "--dataset", "fashion-mnist")
+    assert seen[1] == (Recipe.load(recipe), True)
+    card = Card.load(tmp_path / "b")
+    assert (card.name, card.dataset, card.classes[1]) == ("b", "fashion-mnist", "Trouser")
+    assert card.dataset_text == DATASETS["fashion-mnist"].text
+    assert "--dataset fashion-mnist --recipe recipe.toml" in card.trains
+
+
+def test_it_starts_from_other_weights(data: Path, tmp_path: Path, monkeypatch):
+    nets = []
+    monkeypatch.setattr(training, "fit", lambda net, recipe, **rest: nets.append(net.state_dict()))
+    path = tmp_path / "from.toml"
+    path.write_text(f'init_from = "{NAME}"\n', encoding="utf-8")
+    training.train(training.Training(model="smixer-2-64-fmnist", data=data, out=tmp_path / "out", recipe=path))
+    theirs = from_pretrained(NAME).state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in nets[0].items())
+    assert Card.load(tmp_path / "out").name == "smixer-2-64-fmnist"
+
+
+def test_the_device_reaches_accelerate(data: Path, tmp_path: Path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "fit", lambda *args, **rest: seen.append(training.os.environ[variable]))
+    variable = "ACCELERATE_TORCH_DEVICE"
+    monkeypatch.setenv(variable, "before")
+    training.train(training.Training(model=NAME, data=data, out=tmp_path / "out", device="cpu"))
+    assert seen == ["cpu"]
+    assert training.os.environ[variable] == "before"
+
+
+def test_streams_without_bars():
+    stream = StringIO()
+    quiet = WithoutBars(stream)
+    for text in ("\repoch 1:  10%", "\r      \r", "a warning\n"):
+        print(text, end="", file=quiet)
+    assert stream.getvalue() == "a warning\n"
+    assert quiet.isatty() is False
+    assert not isinstance(sys.stderr, WithoutBars)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("smixer-4-385",), "no model is called 'smixer-4-385'"),
+        (("smixer-8-512",), "train: smixer-8-512 has no recipe of its own. Pass --recipe FILE."),
+        ((NAME, "--recipe", "nowhere.toml"), "nowhere.toml: no such file"),
+        ((NAME, "--recipe", "pyproject.toml"), "unknown key 'build-system'"),
+        ((NAME, "--epochs", 0), "--epochs 0: expected at least 1."),
+        ((NAME, "--seed", -1), "seed=-1 must be a whole number"),
+        ((NAME, "--device", "gpu"), "--device gpu: Expected one of cpu"),
+        ((NAME, "--dataset", "cifar-10"), "x/cifar-10-batches-bin/data_batch_1.bin"),
+    ],
+)
+def test_mistakes(smixer, tmp_path: Path, words: tuple[object, ...], text: str):
+    assert text in smixer("train", *words, "--data", "x", "--out", tmp_path / "out", code=2).err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_not_overwritten(smixer, data: Path):
+    folder = zoo_folder() / NAME
+    before = (folder / "card.toml").read_bytes()
+    (empty := data / "model").mkdir()
+    (empty / "model.safetensors").touch()
+    err = smixer("train", NAME, "--data", data, "--out", empty, code=2).err
+    assert f"train: {empty} holds a model and no run to continue. Pass another --out." in err
+    assert (folder / "card.toml").read_bytes() == before
+
+
+def _tiny(name: str):
+    net = from_pretrained(NAME)
+    net.card = None
+    return net
