@@ -1,121 +1,144 @@
-"""Cards and configurations: read, written, and refused with the file's name when something is wrong."""
+"""Cards: read, written, and refused with the file's name when something is wrong."""
 
 import dataclasses
 import tomllib
 
 import pytest
+import torch
 
+from snntorch_smixer.cards.card import Card, FileRecord, Measured, Reported, is_commit, is_repo_id
 from snntorch_smixer.errors import CardError
-from snntorch_smixer.models.config import SMixerConfig
-from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.tables import read_toml
-from snntorch_smixer.zoo.card import Card, Measured, load_config
+from tests.zoo.conftest import MEASURED, REPORTED
+
+SHA = "0123456789abcdef" * 4
+FACTS = {"name": "tiny", "summary": "For tests.", "license": "MIT", "T": 4, "ps": 0.3, "t": 1, "input_size": (2, 8, 8)}
 
 
 @pytest.fixture
-def folder(firing_net, save_model, tmp_path):
-    return save_model(firing_net(prune=DSTSPConfig(t=None)), tmp_path / "tiny")
-
-
-def edit(path, old, new):
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
-
-
-def test_a_card_is_read(folder):
-    card = Card.load(folder)
-    assert (card.name, card.dataset, card.license) == ("tiny", "noise", "MIT")
-    assert (card.mean, card.std) == ((0.5, 0.25), (0.5, 1.0))
-    assert card.classes == ("a", "b", "c", "d", "é")
-    assert card.size_bytes == (folder / "weights.safetensors").stat().st_size
-    assert card.measured == Measured(0.875, 8, 0.5, 2, 0, "fp32", 'train "tiny"', "torch 2")
-
-
-def test_a_card_is_written_as_it_was_read(folder, tmp_path):
-    card = Card.load(folder)
-    Card.save(dataclasses.replace(card, summary='Quoted "é"\nin two lines'), tmp_path)
-    again = Card.load(tmp_path)
-    assert again.summary == 'Quoted "é"\nin two lines'
-    assert dataclasses.replace(again, summary=card.summary) == card
-    assert tomllib.loads((tmp_path / "card.toml").read_text(encoding="utf-8"))["measured"]["test_images"] == 8
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "where", "what"),
-    [
-        ('license = "MIT"\n', "", "card.toml", "missing keys ['license'], unknown keys []"),
-        ('license = "MIT"', 'licence = "MIT"', "card.toml", "missing keys ['license'], unknown keys ['licence']"),
-        ("epochs = 2\n", "", "card.toml [measured]", "missing keys ['epochs'], unknown keys []"),
-        ("epochs = 2", "epochs = 2\nlr = 1", "card.toml [measured]", "missing keys [], unknown keys ['lr']"),
-    ],
-)
-def test_missing_and_unknown_keys_are_refused(folder, old, new, where, what):
-    edit(folder / "card.toml", old, new)
-    with pytest.raises(CardError) as caught:
-        Card.load(folder)
-    assert str(caught.value) == f"{folder / where}: {what}. Restore the card."
-
-
-def test_measured_must_be_a_table(folder):
-    text = (folder / "card.toml").read_text(encoding="utf-8")
-    (folder / "card.toml").write_text("measured = 3\n" + text[: text.index("[measured]")], encoding="utf-8")
-    with pytest.raises(CardError) as caught:
-        Card.load(folder)
-    assert str(caught.value) == f"{folder / 'card.toml'} [measured]: expected a table, got 3. Restore the card."
-
-
-def test_weights_are_recognised(folder):
-    path = folder / "weights.safetensors"
-    card = Card.load(folder)
-    card.check_weights(path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(CardError) as caught:
-        card.check_weights(path)
-    assert str(caught.value) == (
-        f"{path}: {len(whole) - 1} bytes, the card of tiny says {len(whole)}; the file is truncated or another one. "
-        "Get it again."
-    )
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(CardError) as caught:
-        card.check_weights(path)
-    assert str(caught.value).startswith(f"{path}: SHA-256 ")
-    assert str(caught.value).endswith(
-        f"the card of tiny says {card.sha256[:12]}...; the file is corrupt or another one. Get it again."
+def card():
+    return Card(
+        **FACTS,
+        paper="A paper, 2026",
+        dataset="noise",
+        dataset_text="Noise (CC0)",
+        mean=(0.5, 0.25),
+        std=(0.5, 1.0),
+        classes=("a", "é"),
+        trains='train "tiny"',
+        repo_id="org/tiny",
+        revision="a" * 40,
+        files={"model.safetensors": FileRecord(SHA, 12), "config.json": FileRecord(SHA[::-1], 0)},
+        measured=(MEASURED,),
+        reported=(REPORTED,),
     )
 
 
-def test_a_configuration_is_read(folder, firing_net):
-    config = load_config(folder)
-    assert config == firing_net(prune=DSTSPConfig(t=None)).config
-    assert config != SMixerConfig()
-    assert config.prune.t is None
+def test_a_card_is_read_back_equal(card, tmp_path):
+    card = dataclasses.replace(card, summary='Quoted "é"\\n\nin two\tlines', ps=(0.0, 0.5), dataset_text="")
+    card.save(tmp_path)
+    assert Card.load(tmp_path) == card
+    raw = tomllib.loads((tmp_path / "card.toml").read_text(encoding="utf-8"))
+    assert raw["files"]["model.safetensors"] == {"sha256": SHA, "size_bytes": 12}
+    assert raw["measured"][0]["command"] == 'train "tiny"'
+    assert raw["reported"][0]["source"] == "A paper, table 1"
+
+
+@pytest.mark.xfail(strict=True, reason="JSON's text of these is no TOML: the card is written and cannot be read")
+@pytest.mark.parametrize("change", [{"summary": "\x7f"}, {"measured": (dataclasses.replace(MEASURED, value=1e999),)}])
+def test_what_is_written_can_be_read(card, tmp_path, change):
+    card = dataclasses.replace(card, **change)
+    card.save(tmp_path)
+    assert Card.load(tmp_path) == card
+
+
+def test_results_of_ours_and_of_the_paper_are_apart(card):
+    text = card.to_toml()
+    assert text.index("[[measured]]") < text.index("[[reported]]")
+    assert {f.name for f in dataclasses.fields(Measured)} - {f.name for f in dataclasses.fields(Reported)} == {
+        "split",
+        "samples",
+        "command",
+        "seed",
+        "versions",
+    }
+
+
+def test_seven_keys_are_enough(tmp_path):
+    Card(**FACTS).save(tmp_path)
+    card = Card.load(tmp_path)
+    assert (card.files, card.measured, card.reported, card.repo_id) == ({}, (), (), "")
+    assert not card.is_published
+
+
+def test_published_takes_repository_revision_and_hash(card):
+    assert card.is_published
+    assert not dataclasses.replace(card, revision="").is_published
+    assert not dataclasses.replace(card, repo_id="").is_published
+    assert not dataclasses.replace(card, files={}).is_published
+    pinned = card.pinned("org/other", "b" * 40)
+    assert (pinned.repo_id, pinned.revision) == ("org/other", "b" * 40)
+
+
+ROW = 'sha256 = "{}"\nsize_bytes = {}\n'
 
 
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        ("dim = 16", "dim = 17", "SMixerConfig: dim=17 must be a multiple of 8 and of heads=2."),
-        ("dim = 16", "dim = 16.0", "SMixerConfig: dim=16.0 must be a whole number of at least 1."),
-        ("gamma = 2.5", "gamma = -1", "SMixerConfig: gamma=-1 must be a positive number."),
-        ("beta = 0.5", 'beta = "x"', "SMixerConfig: beta='x' is outside [0, 1]. Pass the membrane decay per step."),
-        ("depth = 2", "detph = 2", "SMixerConfig: unknown key 'detph'. Did you mean 'depth'?"),
-        ("ps = 0.3", "ps = 1.0", "DSSP: ps=1.0 is outside [0, 1). Pass the share of tokens to drop, for example 0.3."),
-        ('ranking = "low"', "ranking = 1", "DSTSP: ranking=1 is unknown. Expected one of low, high, random."),
-        ("img_size = [16, 16]", "img_size = 16", "SMixerConfig: img_size=16 must be 2 whole numbers of at least 1."),
-        ("img_size = [16, 16]", "img_size = [0, 0]", "SMixerConfig: img_size=(0, 0) must be 2 whole numbers"),
-        ("[prune]", "[[prune]]", "SMixerConfig.prune: expected a table, got ["),
+        ('license = "MIT"\n', "", "card: missing keys ['license']."),
+        ('license = "MIT"', 'licence = "MIT"', "card: unknown key 'licence'. Did you mean 'license'?"),
+        ('license = "MIT"', 'license = "MIT"\nurl = "x"', "card: unknown key 'url'. Known keys: name, summary, "),
+        ('license = "MIT"', "license = 3", "card: license=3 is no text."),
+        ('name = "tiny"', 'name = "../tiny"', "card: name='../tiny' is no model name of letters, digits, '.', '_'"),
+        ('name = "tiny"', 'name = "a..b"', "card: name='a..b' is no model name"),
+        ('name = "tiny"', 'name = ""', "card: name='' is no model name"),
+        (
+            "org/tiny",
+            "https://evil.example/x",
+            "card: repo_id='https://evil.example/x' is no org/name of the Hub. Other ",
+        ),
+        ("org/tiny", "org/../tiny", "card: repo_id='org/../tiny' is no org/name"),
+        ("a" * 40, "main", "card: revision='main' is no commit of 40 hexadecimal digits. Pin a commit."),
+        ("a" * 40, "A" * 40, "card: revision='AAAA"),
+        ('"config.json"', '"pytorch_model.bin"', "card: files names 'pytorch_model.bin'. A model is config.json and m"),
+        ('"config.json"', '"../config.json"', "card: files names '../config.json'. A model is"),
+        (SHA, SHA[:-1], f"card: sha256='{SHA[:-1]}' is no SHA-256 of 64 lower-case hexadecimal digits."),
+        (SHA, SHA.upper(), "card: sha256='0123456789ABCDEF"),
+        ("size_bytes = 12", "size_bytes = -1", "card: size_bytes=-1 is no file size."),
+        ("size_bytes = 12", "size_bytes = 12.5", "card: size_bytes=12.5 is no file size."),
+        ("size_bytes = 12", 'url = "http://x"', "card [model.safetensors]: unknown key 'url'. Known keys: sha256, "),
+        ("size_bytes = 12\n", "", "card [model.safetensors]: FileRecord.__init__() missing 1 required positional"),
+        ("seed = 0\n", "", "card [measured]: Measured.__init__() missing 1 required positional argument: 'seed'."),
+        ("seed = 0", 'seed = "0"', "card: seed='0' of a result must be of kind int."),
+        ("value = 0.875", "value = true", "card: value=True of a result must be of kind float."),
+        ("samples = 8", "samples = 8.0", "card: samples=8.0 of a result must be of kind int."),
+        ('unit = "%"', 'unit = "%"\nlr = 1', "card [reported]: unknown key 'lr'. Known keys: metric, value, unit, "),
+        (
+            "std = [0.5, 1.0]",
+            "std = [0.5, 0.0]",
+            "card: mean=(0.5, 0.25) and std=(0.5, 0.0) must be numbers, and no std ",
+        ),
+        ("mean = [0.5, 0.25]", 'mean = ["a"]', "card: mean=('a',) and std=(0.5, 1.0) must be numbers"),
+        (
+            "input_size = [2, 8, 8]",
+            "input_size = [8, 8]",
+            "card: input_size=(8, 8) must be three whole numbers, (C, H,",
+        ),
+        ("input_size = [2, 8, 8]", "input_size = [2, 8, 0]", "card: input_size=(2, 8, 0) must be three whole numbers"),
+        ("[[reported]]", "[reported]", "card [reported]: expected a table, got 'metric'."),
     ],
 )
-def test_a_bad_value_is_refused_with_the_file(folder, old, new, what):
-    edit(folder / "config.toml", old, new)
+def test_a_bad_card_is_refused_with_the_file(card, tmp_path, old, new, what):
+    text = card.to_toml()
+    assert old in text
+    (tmp_path / "card.toml").write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(CardError) as caught:
-        load_config(folder)
-    assert str(caught.value).startswith(f"{folder / 'config.toml'}: {what}")
+        Card.load(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'card.toml'}: {what}")
+    assert str(caught.value).endswith(" Restore the card.")
 
 
-@pytest.mark.parametrize("load", [Card.load, load_config], ids=["card.toml", "config.toml"])
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -126,12 +149,49 @@ def test_a_bad_value_is_refused_with_the_file(folder, old, new, what):
     ],
     ids=["syntax", "twice", "no text", "missing"],
 )
-def test_files_that_cannot_be_read_are_refused(folder, load, content, what):
-    path = folder / ("card.toml" if load == Card.load else "config.toml")
-    path.unlink() if content is None else path.write_bytes(content)
+def test_files_that_cannot_be_read_are_refused(tmp_path, content, what):
+    if content is not None:
+        (tmp_path / "card.toml").write_bytes(content)
     with pytest.raises(CardError) as caught:
-        load(folder)
-    assert str(caught.value).startswith(f"{path}: {what}")
+        Card.load(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'card.toml'}: {what}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"a = " + b"[" * 20_000, id="nesting"),
+        pytest.param(b"T = " + b"9" * 5000, id="digits"),
+    ],
+)
+@pytest.mark.xfail(strict=True, reason="read_toml lets RecursionError and the ValueError of an absurd number through")
+def test_an_absurd_card_is_refused_as_a_card(tmp_path, content):
+    (tmp_path / "card.toml").write_bytes(content)
+    with pytest.raises(CardError):
+        Card.load(tmp_path)
+
+
+def test_images_are_normalised(card):
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(1, 2, 1, 1)
+    assert card.preprocess(images).flatten().tolist() == [-1.0, 0.75]  # (0 - 0.5) / 0.5, (1 - 0.25) / 1
+    assert torch.equal(card.preprocess(images / 255), card.preprocess(images))
+    with pytest.raises(CardError) as caught:
+        Card(**FACTS).preprocess(images)
+    assert str(caught.value) == "card of tiny: no mean and std are known. Normalise the images yourself."
+
+
+@pytest.mark.parametrize(
+    "text", ["name", "a/b/c", "../x", "a/..", "a/b..c", "/a/b", "a/b\n", "a/", "a/b@c", "a\\b/c", "a/.b", ""]
+)
+def test_what_is_no_repository(text):
+    assert not is_repo_id(text)
+    assert is_repo_id("org/name")
+    assert is_repo_id("o-1/n_2.x")
+
+
+def test_commits():
+    assert is_commit("0" * 40)
+    assert not any(map(is_commit, ("main", "0" * 39, "0" * 41, "G" * 40, "0" * 40 + "\n")))
 
 
 def test_toml_is_read_as_it_is(tmp_path):
