@@ -1,30 +1,35 @@
-"""Spiking neurons on snnTorch's Leaky, and `reset` for any depth."""
+"""Spiking neurons on snnTorch's Leaky that take all steps at once."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import snntorch as snn
 import torch
-from snntorch import utils
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError, check_choice
+from snntorch_smixer.kernels.lif import RESETS, integer_lif, lif, lif_with_membranes
 from snntorch_smixer.kernels.lif import cap_spikes as cap_spikes
-from snntorch_smixer.kernels.lif import integer_lif, lif
+from snntorch_smixer.rest import join_instances, leave_instances, teach_snntorch_reset
+from snntorch_smixer.rest import reset as reset
 from snntorch_smixer.surrogates import Dspike as Dspike
 from snntorch_smixer.surrogates import SpikeGrad, picklable
 
+_STATE_FUNCTIONS = {"zero": "_base_zero", "subtract": "_base_sub", "none": "_base_int"}  # of snntorch.Leaky
+
 
 class LIF(snn.Leaky):
-    """Leaky integrate-and-fire neuron with hard reset: a ``snntorch.Leaky`` that also takes all steps at once.
+    """Leaky integrate-and-fire neuron: a ``snntorch.Leaky`` that also takes all steps at once.
 
-    ``u[t] = beta * u[t-1] * (1 - s[t-1]) + x[t]``, ``s[t] = u[t] > threshold``. In multi-step mode the input is
-    ``(T, B, ...)``, every call starts from rest and nothing is kept afterwards. In step mode the neuron behaves as
-    ``snntorch.Leaky(reset_mechanism="zero")``. Spikes have the dtype of the input.
+    ``u[t] = beta * u[t-1] * (1 - s[t-1]) + x[t]``, ``s[t] = u[t] > threshold``; for the other resets see
+    `kernels.lif.lif`. In multi-step mode the input is ``(T, B, ...)``, every call starts from rest and nothing is kept
+    afterwards: the spikes and gradients of a loop over ``snntorch.Leaky``. In step mode the neuron behaves as that
+    ``snntorch.Leaky``. Spikes have the dtype of the input. `from_leaky` makes one from a ``snntorch.Leaky``.
+
+    A ``beta`` or ``threshold`` that is an ``nn.Parameter`` is learned. It is held itself and not copied, so several
+    neurons can share one.
 
     snnTorch's class-wide list ``SpikingNeuron.instances`` never frees a neuron; this one is listed weakly, and only in
     step mode, for what walks that list (``snntorch.backprop``). Where the installed snnTorch resets only direct
@@ -34,13 +39,16 @@ class LIF(snn.Leaky):
     Source: SN of the paper; beta = 0.5, threshold = 1 and Dspike are STMixer's.
 
     Args:
-        beta: membrane decay per step, in [0, 1].
-        threshold: firing threshold.
+        beta: membrane decay per step, in [0, 1]. One value, or one per neuron in the trailing axes of a step.
+        threshold: firing threshold; one value or one per neuron.
         spike_grad: any surrogate of ``snntorch.surrogate`` or `Dspike`; None means ``Dspike(2.5)``.
+        reset_mechanism: as in snnTorch: what a spike does to the membrane one step later, "zero", "subtract" or "none".
         step_mode: "m" takes ``(T, B, ...)`` in one call, "s" one step ``(B, ...)``.
         init_hidden: as in snnTorch, for step mode: False passes the membrane in and out, ``spk, mem = lif(x, mem)``.
-        output: as in snnTorch, for step mode: return ``(spk, mem)`` with ``init_hidden=True``.
+            snnTorch's ``output`` is an attribute here: ``lif.output = True`` returns ``(spk, mem)`` in step mode.
     """
+
+    reset_mechanism_val: Tensor
 
     def __init__(
         self,
@@ -48,27 +56,57 @@ class LIF(snn.Leaky):
         *,
         threshold: float | Tensor = 1.0,
         spike_grad: SpikeGrad | None = None,
+        reset_mechanism: str = "zero",
         step_mode: str = "m",
         init_hidden: bool = True,
-        output: bool = False,
     ) -> None:
+        check_choice("LIF", "reset_mechanism", reset_mechanism, RESETS)
         super().__init__(
             beta,
             threshold,
             Dspike() if spike_grad is None else picklable(spike_grad),
             init_hidden=init_hidden,
-            reset_mechanism="zero",
-            output=output,
+            reset_mechanism=reset_mechanism,
         )
-        _leave_instances(self)
-        for name in ("beta", "threshold"):
+        leave_instances(self)
+        for name, given in (("threshold", threshold), ("beta", beta)):  # in the order of snnTorch, for optimisers
             value = getattr(self, name)
             if not bool(torch.isfinite(value).all()) or (name == "beta" and bool(((value < 0) | (value > 1)).any())):
                 wanted = "inside [0, 1]" if name == "beta" else "finite"
                 raise SettingError(
                     f"LIF: {name}={value.tolist()} must be {wanted}. Pass the paper's 0.5 and 1.0, or yours."
                 )
+            if isinstance(given, nn.Parameter):
+                setattr(self, name, given)
         self.step_mode = step_mode
+
+    @classmethod
+    def from_leaky(cls, leaky: snn.Leaky, *, step_mode: str = "m") -> Self:
+        """A neuron with every setting of ``leaky``, at rest; it shares the parameters and buffers of ``leaky``.
+
+        So an optimiser that has them goes on training them, and state dicts of the two are interchangeable.
+
+        Args:
+            leaky: a ``snntorch.Leaky``; its subclasses have dynamics of their own.
+            step_mode: as of `LIF`.
+
+        Raises:
+            SettingError: ``leaky`` does what a `LIF` does not: inhibition, ``state_quant``, a factor on its spikes, or
+                ``reset_delay=False``; or it has hooks, which would be lost.
+        """
+        _check_convertible(leaky)
+        spike_grad, reset_mechanism = leaky.spike_grad, leaky.reset_mechanism
+        neuron = cls(
+            spike_grad=spike_grad, reset_mechanism=reset_mechanism, step_mode=step_mode, init_hidden=leaky.init_hidden
+        ).to(leaky.beta.device)
+        for name in ("threshold", "graded_spikes_factor", "beta"):
+            value = getattr(leaky, name)
+            if name in leaky._parameters:
+                setattr(neuron, name, value)
+            else:
+                neuron.register_buffer(name, value)
+        neuron.output, neuron.surrogate_disable = leaky.output, leaky.surrogate_disable
+        return neuron.train(leaky.training)
 
     @property
     def step_mode(self) -> str:
@@ -82,11 +120,24 @@ class LIF(snn.Leaky):
         self._join_snntorch()
         self.mem = torch.zeros(0, device=self.beta.device)
 
+    @property
+    def reset_mechanism(self) -> str:
+        """ "zero", "subtract" or "none". Setting it changes both step modes, unlike ``snntorch.Leaky``'s own."""
+        return self._reset_mechanism
+
+    @reset_mechanism.setter
+    def reset_mechanism(self, how: str) -> None:
+        check_choice("LIF", "reset_mechanism", how, RESETS)
+        self._reset_mechanism = how
+        self.reset_mechanism_val = torch.full_like(self.reset_mechanism_val, self.reset_dict[how])
+        self.state_function = getattr(self, _STATE_FUNCTIONS[how])
+
     def forward(self, x: Tensor, mem: Tensor | None = None) -> Any:
         """Spikes ``(T, B, ...)`` in multi-step mode; what ``snntorch.Leaky`` returns in step mode.
 
         Raises:
-            LayoutError: a membrane is passed in multi-step mode, or there is no step.
+            LayoutError: a membrane is passed in multi-step mode, there is no step, or ``beta`` or ``threshold`` has
+                more values than a step.
         """
         if self._step_mode == "s":
             # Dspike keeps the dtype, so a half precision current would make the membrane half precision too.
@@ -96,8 +147,27 @@ class LIF(snn.Leaky):
             raise LayoutError(
                 'LIF: step_mode="m" starts from rest and takes no membrane. Set step_mode="s" to pass one.'
             )
+        self._check_steps(x)
+        return lif(x, self.beta, self.threshold, self.spike_grad, reset=self._reset_mechanism)
+
+    def spikes_and_membranes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes and membranes of all steps ``(T, B, ...)``, from rest, for losses on the membrane.
+
+        The membranes are what a loop over ``snntorch.Leaky`` collects: before the reset, in at least float32. The step
+        mode plays no part, and a membrane that step mode keeps is not touched.
+        """
+        self._check_steps(x)
+        return lif_with_membranes(x, self.beta, self.threshold, self.spike_grad, reset=self._reset_mechanism)
+
+    def _check_steps(self, x: Tensor) -> None:
         shapes.check_steps("LIF", x)
-        return lif(x, self.beta, self.threshold, self.spike_grad)
+        for name, value in (("beta", self.beta), ("threshold", self.threshold)):
+            sizes = zip(reversed(value.shape), reversed(x.shape[1:]), strict=False)
+            if value.dim() > x.dim() - 1 or not all(own in (1, size) for own, size in sizes):
+                raise LayoutError(
+                    f"LIF: {name} of shape {tuple(value.shape)} does not fit steps of shape {tuple(x.shape[1:])}. "
+                    "Give it the trailing axes of a step: (C,) for (T, B, C), (C, 1, 1) for (T, B, C, H, W)."
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         # A live membrane is a graph node, which neither deepcopy nor pickle accepts; its value travels alone.
@@ -109,20 +179,35 @@ class LIF(snn.Leaky):
         super().__setstate__(state)
         self._join_snntorch()
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # snnTorch loads both numbers and goes on as constructed, which gives other spikes without a word.
+        wanted = {"reset_mechanism_val": self.reset_dict[self._reset_mechanism], "graded_spikes_factor": 1}
+        for name, value in wanted.items():
+            loaded = state_dict.get(prefix + name)
+            if loaded is not None and not loaded.is_meta and bool((loaded != value).any()):
+                args[-1].append(
+                    f"LIF: {prefix}{name} is {loaded.tolist()}, expected {value}. Another reset needs a LIF with that "
+                    f"reset_mechanism, of {self.reset_dict}; spikes of another size need a snntorch.Leaky."
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _join_snntorch(self) -> None:
         if self._step_mode == "s":
-            _teach_snntorch_reset()
-            _join_instances(self)
+            teach_snntorch_reset()
+            join_instances(self)
         else:
-            _leave_instances(self)
+            leave_instances(self)
 
     def extra_repr(self) -> str:
-        """Decay, threshold, surrogate and mode, for ``print(model)``."""
-        numbers = [
+        """Decay, threshold, surrogate, reset unless to zero, and mode, for ``print(model)``."""
+        settings = [
             f"{n}={v.item():g}" if v.numel() == 1 and not v.is_meta else n
             for n, v in (("beta", self.beta), ("threshold", self.threshold))
         ]
-        return f"{', '.join(numbers)}, spike_grad={self.spike_grad!r}, step_mode={self._step_mode!r}"
+        settings.append(f"spike_grad={self.spike_grad!r}")
+        if self._reset_mechanism != "zero":
+            settings.append(f"reset_mechanism={self._reset_mechanism!r}")
+        return ", ".join([*settings, f"step_mode={self._step_mode!r}"])
 
 
 class IntegerLIF(nn.Module):
@@ -169,16 +254,6 @@ class IntegerLIF(nn.Module):
         return f"levels={self.levels}, beta={self.beta:g}, spike_cap={self._spike_cap}"
 
 
-def reset(net: nn.Module) -> None:
-    """Put every spiking neuron of ``net`` at rest, at any depth, and touch no other model.
-
-    Works for every snnTorch neuron that has ``reset_mem``. Multi-step neurons keep no state, so nothing changes there.
-    """
-    for module in net.modules():
-        if isinstance(module, snn.SpikingNeuron) and hasattr(module, "reset_mem"):
-            module.reset_mem()
-
-
 def check_multi_step(where: str, neuron: nn.Module | None) -> None:
     """Raise `SettingError` for a snnTorch neuron that would take the axis of steps for a batch."""
     if isinstance(neuron, snn.SpikingNeuron) and not isinstance(neuron, LIF):
@@ -188,44 +263,24 @@ def check_multi_step(where: str, neuron: nn.Module | None) -> None:
         )
 
 
-def _join_instances(neuron: LIF) -> None:
-    listed, proxy = snn.SpikingNeuron.instances, weakref.proxy(neuron)
-    if not any(entry is proxy for entry in listed):
-        listed[:] = [entry for entry in listed if entry is not None]
-        listed.append(proxy)
-        weakref.finalize(neuron, _forget, proxy).atexit = False
-
-
-def _leave_instances(neuron: LIF) -> None:
-    proxy = weakref.proxy(neuron)
-    snn.SpikingNeuron.instances[:] = [e for e in snn.SpikingNeuron.instances if e is not neuron and e is not proxy]
-
-
-def _forget(proxy: Any) -> None:
-    # Not removed: this may run while snnTorch walks the list by index.
-    listed = snn.SpikingNeuron.instances
-    listed[:] = [None if entry is proxy else entry for entry in listed]
-
-
-class _CheckAndReset:
-    """Stands in for ``snntorch.utils._layer_check``: notes the kinds of neurons as before, and puts the net at rest."""
-
-    def __init__(self, note_kinds: Callable[[nn.Module], None]) -> None:
-        self.note_kinds = note_kinds
-
-    def __call__(self, net: nn.Module) -> None:
-        self.note_kinds(net)  # snntorch.backprop reads these notes to cut the graph between truncated steps
-        reset(net)
-
-
-def _nothing_left_to_reset() -> None:
-    """Stands in for ``snntorch.utils._layer_reset``, which clears every neuron of the process."""
-
-
-def _teach_snntorch_reset() -> None:
-    # snnTorch 1.0.0's utils.reset looks at direct children only and then clears every neuron of the process. It does so
-    # through two helpers, so replacing those also serves code that imported `reset` by name. Later releases have no
-    # such helpers and walk the model themselves.
-    check = getattr(utils, "_layer_check", None)
-    if check is not None and not isinstance(check, _CheckAndReset):
-        utils._layer_check, utils._layer_reset = _CheckAndReset(check), _nothing_left_to_reset
+def _check_convertible(leaky: snn.Leaky) -> None:
+    if type(leaky) is not snn.Leaky:
+        raise SettingError(
+            f"LIF.from_leaky: got {type(leaky).__name__}, expected a snntorch.Leaky itself. Keep other neurons in a "
+            "loop over steps; of a LIF set the step_mode."
+        )
+    factor = leaky.graded_spikes_factor
+    lacks = {
+        "inhibition": leaky.inhibition,
+        "state_quant": leaky.state_quant,
+        "reset_delay=False": not leaky.reset_delay,
+        "graded_spikes_factor": isinstance(factor, nn.Parameter) or bool((factor != 1).any()),
+        "hooks of the old neuron": leaky._forward_hooks or leaky._forward_pre_hooks or leaky._backward_hooks,
+        "reset_mechanism that was set too late for snntorch.Leaky to follow": leaky.state_function.__name__
+        != _STATE_FUNCTIONS[leaky.reset_mechanism],
+    }
+    found = ", ".join(name for name, is_set in lacks.items() if is_set)
+    if found:
+        raise SettingError(
+            f"LIF.from_leaky: a LIF has no {found}. Make the snntorch.Leaky without, or keep it in a loop over steps."
+        )

@@ -26,8 +26,12 @@ class _DspikeFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        slope = ctx.gamma * (1 - torch.tanh(ctx.gamma * x).square()) / (2 * tanh(ctx.gamma))
-        return grad * slope.masked_fill(x.abs() > 1, 0), None
+        return grad * _dspike_slope(x, ctx.gamma), None
+
+
+def _dspike_slope(x: Tensor, gamma: float) -> Tensor:
+    slope = gamma * (1 - torch.tanh(gamma * x).square()) / (2 * tanh(gamma))
+    return slope.masked_fill(x.abs() > 1, 0)
 
 
 class Dspike:
@@ -44,6 +48,10 @@ class Dspike:
     def __call__(self, x: Tensor) -> Tensor:
         """Spikes of ``x = u - threshold`` in its shape and dtype."""
         return _DspikeFunction.apply(x, self.gamma)
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """The surrogate ``ds/dx``: what the backward pass multiplies the gradient by, in the dtype of ``x``."""
+        return _dspike_slope(x, self.gamma)
 
     def __repr__(self) -> str:
         return f"Dspike(gamma={self.gamma})"

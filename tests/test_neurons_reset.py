@@ -147,11 +147,13 @@ def test_a_release_that_walks_the_model_is_left_alone(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the module snntorch.backprop
+@pytest.mark.parametrize("how", ["zero", "subtract", "none"])
 @pytest.mark.parametrize("steps", [1, 2])
-def test_a_step_mode_neuron_works_in_truncated_backpropagation(steps):
+def test_a_step_mode_neuron_works_in_truncated_backpropagation(steps: int, how: str):
     from snntorch import backprop
 
-    net = nn.Sequential(nn.Linear(4, 3), LIF(0.9, step_mode="s", output=True))
+    net = nn.Sequential(nn.Linear(4, 3), LIF(0.9, step_mode="s", reset_mechanism=how))
+    net[1].output = True
     batches = [(torch.rand(5, 4), torch.tensor([0, 1, 2, 0, 1]))]
     optimizer, loss = torch.optim.SGD(net.parameters(), 0.1), functional.ce_rate_loss()
     assert backprop.TBPTT(net, batches, optimizer, loss, num_steps=4, time_var=False, K=steps).item() > 0

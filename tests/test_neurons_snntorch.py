@@ -61,6 +61,13 @@ def run_style(lif: snn.Leaky, x: Tensor, style: str) -> tuple[Tensor, Tensor]:
     return torch.stack(spikes), torch.stack(mems)
 
 
+def step_neuron(style: str) -> LIF:
+    """A LIF in step mode that is called as in one of the styles."""
+    lif = LIF(0.9, step_mode="s", init_hidden=STYLES[style]["init_hidden"])
+    lif.output = STYLES[style].get("output", False)
+    return lif
+
+
 def test_lif_is_a_leaky():
     assert isinstance(LIF(), snn.Leaky)
     assert isinstance(LIF(), snn.SpikingNeuron)
@@ -98,7 +105,7 @@ def test_multi_step_equals_leaky_on_maps():
 @pytest.mark.parametrize("style", STYLES)
 def test_step_mode_equals_leaky(style: str):
     x = torch.randn(5, 3, 200)
-    lif = LIF(0.9, step_mode="s", **STYLES[style])
+    lif = step_neuron(style)
     leaky = snn.Leaky(0.9, 1.0, Dspike(), reset_mechanism="zero", **STYLES[style])
     spikes, mem = run_style(lif, x, style)
     wanted, wanted_mem = run_style(leaky, x, style)
@@ -111,7 +118,7 @@ def test_step_mode_equals_leaky(style: str):
 @pytest.mark.parametrize("style", STYLES)
 def test_step_mode_gradient_equals_multi_step(style: str):
     x = torch.randn(5, 3, 200)
-    lif = LIF(0.9, step_mode="s", **STYLES[style])
+    lif = step_neuron(style)
     spikes, grad = gradient(lambda current: run_style(lif, current, style)[0], x)
     wanted, wanted_grad = gradient(LIF(0.9), x)
     assert fires(wanted)
@@ -122,8 +129,8 @@ def test_step_mode_gradient_equals_multi_step(style: str):
 def test_what_a_step_returns():
     x = torch.full((2, 3), 0.7)
     assert isinstance(LIF(step_mode="s")(x), Tensor)
-    for settings in ({"output": True}, {"init_hidden": False}):
-        spike, mem = LIF(step_mode="s", **settings)(x)
+    for style in ("hidden with output", "membrane passed"):
+        spike, mem = step_neuron(style)(x)
         assert not spike.any()
         assert torch.equal(mem, x)
 

@@ -53,9 +53,9 @@ def run(neuron: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     return spikes.detach(), x.grad
 
 
-def leaky(spike_grad: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def leaky(spike_grad: Callable[[Tensor], Tensor], how: str = "zero") -> Callable[[Tensor], Tensor]:
     """The same neuron as a loop over ``snn.Leaky``."""
-    lif = snn.Leaky(0.8, spike_grad=spike_grad, reset_mechanism="zero", init_hidden=True)
+    lif = snn.Leaky(0.8, spike_grad=spike_grad, reset_mechanism=how, init_hidden=True)
     return lambda x: torch.stack([lif(current) for current in x])
 
 
@@ -64,11 +64,12 @@ def test_the_list_of_surrogates_is_read_from_snntorch():
     assert known <= set(FACTORIES)
 
 
+@pytest.mark.parametrize("how", ["zero", "subtract", "none"])
 @pytest.mark.parametrize("name", FACTORIES)
-def test_snntorch_surrogate_as_in_leaky(name: str):
+def test_snntorch_surrogate_as_in_leaky(name: str, how: str):
     x = torch.randn(4, 3, 80)
-    spikes, grad = run(LIF(0.8, spike_grad=make(name)), x)
-    wanted, wanted_grad = run(leaky(make(name)), x)
+    spikes, grad = run(LIF(0.8, spike_grad=make(name), reset_mechanism=how), x)
+    wanted, wanted_grad = run(leaky(make(name), how), x)
     assert 0.05 < wanted.mean() < 0.6
     assert wanted_grad.abs().max() > 0
     assert torch.equal(spikes, wanted)
@@ -129,6 +130,22 @@ def test_dspike_gradient_is_the_formula(gamma: float):
     assert x.grad.tolist() == pytest.approx([3 * slope(value, gamma) for value in x.tolist()], rel=1e-12)
     assert x.grad[[0, 1, -2, -1]].tolist() == [0, 0, 0, 0]
     assert x.grad[[2, -3]].min() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("gamma", [0.5, 2.5])
+def test_the_derivative_is_what_the_backward_pass_multiplies_by(gamma: float, dtype: torch.dtype):
+    x = torch.linspace(-2, 2, 41).to(dtype).requires_grad_()
+    Dspike(gamma)(x).sum().backward()
+    derivative = Dspike(gamma).derivative(x.detach())
+    assert derivative.dtype == dtype
+    assert torch.equal(derivative, x.grad)
+    wanted = torch.tensor([slope(value, gamma) for value in x.tolist()])
+    torch.testing.assert_close(derivative.float(), wanted, atol=0.02, rtol=0.02)
+
+
+def test_the_derivative_of_a_named_surrogate_is_unknown():
+    assert not hasattr(LIF(spike_grad=make("atan")).spike_grad, "derivative")
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.5])

@@ -2,39 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from snntorch_smixer.errors import SettingError
+from snntorch_smixer.errors import SettingError, check_choice
+
+RESETS = ("zero", "subtract", "none")
 
 
-def lif(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Callable[[Tensor], Tensor]) -> Tensor:
-    """Spikes of a hard-reset LIF over all steps.
+def lif(
+    x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Callable[[Tensor], Tensor], *, reset: str = "zero"
+) -> Tensor:
+    """Spikes of a leaky integrate-and-fire neuron over all steps.
 
-    ``u[t] = beta * u[t-1] * (1 - s[t-1]) + x[t]`` and ``s[t] = u[t] > threshold``, with ``u`` at rest before step 0.
-    The reset is detached. Source: snnTorch ``Leaky(reset_mechanism="zero")``; the paper's SN with beta = 0.5.
+    ``s[t] = u[t] > threshold``, where ``u[t]`` is, with ``u[-1] = 0``,
+
+    - "zero": ``beta * u[t-1] * (1 - s[t-1]) + x[t]``,
+    - "subtract": ``beta * u[t-1] + x[t] - s[t-1] * threshold``,
+    - "none": ``beta * u[t-1] + x[t]``.
+
+    ``s[t-1]`` is detached here; ``threshold`` is not. Below zero it is exceeded at rest, so "subtract" then acts on the
+    first step too. Source: snnTorch ``Leaky``, whose reset comes one step after the spike; the paper's SN is "zero"
+    with beta = 0.5.
 
     Args:
         x: input current, ``(T, ...)``.
         beta: membrane decay per step, clipped to [0, 1].
         threshold: firing threshold.
         spike_grad: maps ``u - threshold`` to spikes and carries the surrogate gradient.
+        reset: "zero", "subtract" or "none".
 
     Returns:
         Spikes ``(T, ...)`` in the dtype of ``x``. The membrane is kept in at least float32, as snnTorch does.
     """
+    check_choice("lif", "reset", reset, RESETS)
+    return torch.stack([spike for _, spike in _steps(x, beta, threshold, spike_grad, reset)])
+
+
+def lif_with_membranes(
+    x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Callable[[Tensor], Tensor], *, reset: str = "zero"
+) -> tuple[Tensor, Tensor]:
+    """As `lif`, and the membranes ``u`` as well, ``(T, ...)`` in at least float32, before the reset that follows."""
+    check_choice("lif_with_membranes", "reset", reset, RESETS)
+    mems, spikes = zip(*_steps(x, beta, threshold, spike_grad, reset), strict=True)
+    return torch.stack(spikes), torch.stack(mems)
+
+
+def _steps(
+    x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: Callable[[Tensor], Tensor], reset: str
+) -> Iterator[tuple[Tensor, Tensor]]:
     decay = beta.clamp(0, 1)
     wide = torch.promote_types(x.dtype, torch.float32)
-    currents = x.unbind(0)
-    mem = currents[0].to(wide)
-    spikes: list[Tensor] = []
-    for step, current in enumerate(currents):
-        if step:
-            mem = decay * mem.masked_fill(spikes[-1].detach() > 0, 0) + current.to(wide)
-        spikes.append(spike_grad(mem - threshold).to(x.dtype))
-    return torch.stack(spikes)
+    mem = spike = None
+    for current in x.unbind(0):
+        current = current.to(wide)
+        if mem is None and (reset == "subtract" or decay.requires_grad):
+            # What Leaky computes too: a learnable beta gets a gradient, of zero, even where there is one step only.
+            mem = torch.zeros_like(current)
+            spike = spike_grad(mem - threshold)
+        if mem is None or spike is None:
+            mem = current
+        elif reset == "zero":
+            mem = decay * mem.masked_fill(spike.detach() > 0, 0) + current
+        else:
+            mem = decay * mem + current
+            mem = mem - spike.detach().to(wide) * threshold if reset == "subtract" else mem
+        spike = spike_grad(mem - threshold).to(x.dtype)
+        yield mem, spike
 
 
 def integer_lif(x: Tensor, beta: float, levels: int) -> Tensor:

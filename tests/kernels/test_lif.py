@@ -6,7 +6,7 @@ from snntorch import surrogate
 from torch import Tensor
 
 from snntorch_smixer.errors import SettingError
-from snntorch_smixer.kernels.lif import cap_spikes, integer_lif, lif
+from snntorch_smixer.kernels.lif import RESETS, cap_spikes, integer_lif, lif, lif_with_membranes
 from snntorch_smixer.neurons import Dspike
 
 
@@ -20,15 +20,17 @@ def steps(*values: float) -> Tensor:
     return torch.tensor(values)[:, None]
 
 
-def lif_by_neuron(x: Tensor, beta: Tensor, threshold: Tensor) -> Tensor:
+def lif_by_neuron(x: Tensor, beta: Tensor, threshold: Tensor, reset: str = "zero") -> Tensor:
     """Spikes of ``(T, M)``, one neuron and one step at a time in Python's numbers."""
     spikes = torch.zeros_like(x)
     for m in range(x.shape[1]):
-        u = 0.0
+        u, limit = 0.0, threshold[m].item()
+        fired = limit < 0
         for t in range(x.shape[0]):
-            u = beta[m].item() * u + x[t, m].item()
-            spikes[t, m] = float(u > threshold[m].item())
-            u = 0.0 if spikes[t, m] else u
+            kept = 0.0 if fired and reset == "zero" else beta[m].item() * u
+            u = kept + x[t, m].item() - (limit if fired and reset == "subtract" else 0.0)
+            fired = u > limit
+            spikes[t, m] = float(fired)
     return spikes
 
 
@@ -40,13 +42,41 @@ def test_lif_by_hand():
     assert spikes[:, 0].tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("reset", "wanted", "membranes"),
+    [
+        # decay 0.5, threshold 1: the membrane of the step before is halved, then a spike of that step takes all or 1
+        ("zero", [0, 1, 1, 0, 1, 0], [0.75, 1.125, 2.5, 0.25, 2.125, 0.5]),
+        ("subtract", [0, 1, 1, 0, 1, 0], [0.75, 1.125, 2.0625, 0.28125, 2.140625, 0.5703125]),
+        ("none", [0, 1, 1, 1, 1, 1], [0.75, 1.125, 3.0625, 1.78125, 2.890625, 1.9453125]),
+    ],
+)
+def test_resets_by_hand(reset: str, wanted: list[int], membranes: list[float]):
+    x = steps(0.75, 0.75, 2.5, 0.25, 2.0, 0.5)
+    beta, threshold = torch.tensor(0.5), torch.tensor(1.0)
+    assert lif(x, beta, threshold, Dspike(), reset=reset)[:, 0].tolist() == wanted
+    spikes, mem = lif_with_membranes(x, beta, threshold, Dspike(), reset=reset)
+    assert spikes[:, 0].tolist() == wanted
+    assert mem[:, 0].tolist() == membranes
+
+
+@pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_lif_equals_a_loop_over_neurons(count: int):
+def test_lif_equals_a_loop_over_neurons(count: int, reset: str):
     x = torch.randint(-32, 64, (count, 60)) / 32
-    beta, threshold = torch.randint(0, 9, (60,)) / 8, torch.randint(2, 7, (60,)) / 4
-    spikes = lif(x, beta, threshold, Dspike())
+    beta, threshold = torch.randint(0, 9, (60,)) / 8, torch.randint(2, 9, (60,)) / 4
+    spikes = lif(x, beta, threshold, Dspike(), reset=reset)
     assert fires(spikes)
-    assert torch.equal(spikes, lif_by_neuron(x, beta, threshold))
+    assert torch.equal(spikes, lif_by_neuron(x, beta, threshold, reset))
+
+
+@pytest.mark.parametrize("reset", RESETS)
+def test_a_threshold_below_zero_is_exceeded_at_rest(reset: str):
+    x = torch.randint(-32, 8, (5, 60)) / 16
+    beta, threshold = torch.tensor(0.5).expand(60), torch.tensor(-0.25).expand(60)
+    spikes = lif(x, beta, threshold, Dspike(), reset=reset)
+    assert 0.05 < spikes[0].mean() < 0.95
+    assert torch.equal(spikes, lif_by_neuron(x, beta, threshold, reset))
 
 
 def test_lif_gradient_by_hand():
@@ -58,6 +88,32 @@ def test_lif_gradient_by_hand():
     spikes[1].sum().backward()
     assert x.grad.tolist() == [[0.75, 0.0], [1.0, 1.0]]
     assert beta.grad.item() == 0.5  # u[0] of the neuron that was not reset
+
+
+def test_the_gradient_of_a_subtracted_threshold_by_hand():
+    # u = 2, spike | 0.75 * 2 + 0.5 - 1 = 1, silent. ds[1] = du[1] - dthreshold = 0.75 dx[0] + dx[1] - 2 dthreshold.
+    x = steps(2.0, 0.5).requires_grad_()
+    threshold = torch.tensor(1.0, requires_grad=True)
+    spikes = lif(x, torch.tensor(0.75), threshold, surrogate.straight_through_estimator(), reset="subtract")
+    assert spikes[:, 0].tolist() == [1, 0]
+    spikes[1].sum().backward()
+    assert threshold.grad.item() == -2.0
+    assert x.grad[:, 0].tolist() == [0.75, 1.0]
+
+
+def test_one_step_gives_a_learnable_beta_a_gradient_of_zero():
+    beta = torch.tensor(0.5, requires_grad=True)
+    lif(torch.rand(1, 4) * 2, beta, torch.tensor(1.0), Dspike()).sum().backward()
+    assert beta.grad.item() == 0
+
+
+def test_an_unknown_reset_is_refused():
+    for function in (lif, lif_with_membranes):
+        with pytest.raises(SettingError) as caught:
+            function(torch.ones(2, 3), torch.tensor(0.5), torch.tensor(1.0), Dspike(), reset="soft")
+        assert str(caught.value) == (
+            f"{function.__name__}: reset='soft' is unknown. Expected one of zero, subtract, none. Pass one of these."
+        )
 
 
 @pytest.mark.parametrize(("beta", "acts_as"), [(1.5, 1.0), (-0.5, 0.0)])
