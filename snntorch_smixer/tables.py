@@ -11,14 +11,18 @@ from typing import Any
 
 from snntorch_smixer.errors import CardError, SettingError
 
+_MAX_BYTES = 1 << 20
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file, or a `CardError` that names it."""
     if not path.is_file():
         raise CardError(f"{path}: no such file. Restore it, or name another folder.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise CardError(f"{path}: {path.stat().st_size} bytes; a table has at most {_MAX_BYTES}. Restore the file.")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CardError(f"{path}: not valid TOML: {error}. Restore the file.") from error
 
 

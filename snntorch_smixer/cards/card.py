@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,8 +21,8 @@ CARD = "card.toml"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
-REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-"""``org/name`` of the Hub; two dots in a row are refused besides."""
+REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(?<![.-])(?<!\.git)")
+"""``org/name`` of the Hub; at most 96 characters, and no two dots or dashes in a row."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -115,6 +116,7 @@ class Card:
         mean: per channel, for pixels in [0, 1].
         std: per channel.
         classes: names, by label; empty where nobody wrote them down.
+        parameters: of the network; 0 where nobody counted.
         trains: command that trains it.
         repo_id: of the Hub, "" for none.
         revision: the commit of ``repo_id`` that the weights are pinned to, "" as long as nobody published them.
@@ -136,6 +138,7 @@ class Card:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
+    parameters: int = 0
     trains: str = ""
     repo_id: str = ""
     revision: str = ""
@@ -231,11 +234,21 @@ def _check_kinds(row: Measured | Reported) -> None:
         value = getattr(row, item.name)
         if isinstance(value, bool) or not isinstance(value, kinds[str(item.type)]):
             raise CardError(f"card: {item.name}={value!r} of a result must be of kind {item.type}.")
+        if isinstance(value, (int, float)) and not _is_finite(value):
+            raise CardError(f"card: {item.name}={value!r} of a result must be finite.")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _table(raw: Mapping[str, Any]) -> str:
-    # JSON's strings, numbers and arrays are TOML's too.
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in raw.items())
+    # JSON's strings, numbers and arrays are TOML's too, but for one control character.
+    text = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in raw.items())
+    return text.replace("\x7f", "\\u007f")
 
 
 _TEXTS = ("name", "summary", "license", "paper", "dataset", "dataset_text", "trains", "repo_id", "revision")
@@ -254,15 +267,17 @@ def _check(card: Card) -> None:
     unknown = sorted(set(card.files) - {WEIGHTS, CONFIG})
     if unknown:
         raise CardError(f"card: files names {unknown[0]!r}. A model is {CONFIG} and {WEIGHTS}; nothing else is loaded.")
-    if any(not isinstance(v, (int, float)) for v in (*card.mean, *card.std)) or 0 in card.std:
-        raise CardError(f"card: mean={card.mean} and std={card.std} must be numbers, and no std 0.")
+    if any(not isinstance(v, (int, float)) or not _is_finite(v) for v in (*card.mean, *card.std)) or 0 in card.std:
+        raise CardError(f"card: mean={card.mean} and std={card.std} must be finite numbers, and no std 0.")
+    if type(card.parameters) is not int or card.parameters < 0:
+        raise CardError(f"card: parameters={card.parameters!r} is no count.")
     if len(card.input_size) != 3 or any(type(v) is not int or v < 1 for v in card.input_size):
         raise CardError(f"card: input_size={card.input_size!r} must be three whole numbers, (C, H, W).")
 
 
 def is_repo_id(text: str) -> bool:
     """True for ``org/name``."""
-    return bool(REPO_ID.fullmatch(text)) and ".." not in text
+    return len(text) <= 96 and bool(REPO_ID.fullmatch(text)) and ".." not in text and "--" not in text
 
 
 def is_commit(text: str) -> bool:

@@ -102,7 +102,10 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _shape(entry: Mapping[str, Any], data_bytes: int) -> tuple[int, ...]:
     shape = tuple(entry["shape"])
     begin, end = entry["data_offsets"]
-    if not all(type(side) is int and side >= 0 for side in (*shape, begin, end)) or not begin <= end <= data_bytes:
+    if (
+        not all(type(side) is int and 0 <= side < 1 << 63 for side in (*shape, begin, end))
+        or not begin <= end <= data_bytes
+    ):
         raise ValueError(f"shape {shape} at {begin}..{end} of {data_bytes} bytes")
     if math.prod(shape) * _BITS[entry["dtype"]] // 8 != end - begin:
         raise ValueError(f"shape {shape} of {entry['dtype']} in {end - begin} bytes")
@@ -128,6 +131,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files into ``folder``: all are complete before the first one takes its place."""
     folder.mkdir(parents=True, exist_ok=True)
+    blocked = [name for name in files if (folder / name).is_dir()]
+    if blocked:
+        raise CardError(f"{folder / blocked[0]}: a folder stands where a file is to be written. Move it away.")
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
         for name, content in files.items():
             (Path(scratch) / name).write_bytes(content)

@@ -21,17 +21,12 @@ _HUB_DATASETS = {
 """Ids on the Hub of the data sets that are there."""
 
 
-def model_readme(card: Card, *, parameters: int) -> str:
-    """The text of ``README.md``.
-
-    Args:
-        card: of the model.
-        parameters: that it has.
-    """
+def model_readme(card: Card) -> str:
+    """The text of ``README.md``."""
     sections = [
         _front_matter(card),
-        f"# {card.name}\n\n{card.summary} {_state(card)}",
-        _facts(card, parameters),
+        f"# {card.name}\n\n{card.summary}{_state(card)}",
+        _facts(card),
         _usage(card),
         _measured(card),
         _reported(card),
@@ -41,25 +36,32 @@ def model_readme(card: Card, *, parameters: int) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def models_table(cards: Sequence[tuple[Card, int]]) -> str:
-    """A markdown table of models, one row per (card, parameters)."""
+def models_table(cards: Sequence[Card]) -> str:
+    """A markdown table of models, one row per card."""
     lines = [
         "| model | data set | parameters | input | T | DSTSP | weights | measured here | reported in the paper |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for card, parameters in cards:
+    for card in cards:
         found = [f"{_value(m)} ({m.samples:,} images)" for m in card.measured if m.metric.startswith("top-1")][:1]
         told = [f"{r.value:g} {r.unit}" for r in card.reported if r.metric.startswith("top-1")][:1]
         weights = card.repo_id if card.is_published else "shipped" if WEIGHTS in card.files else "not published"
         pruning = f"ps={card.ps}, t={card.t}" if card.ps or card.t != card.T else "-"
-        cells = (f"`{card.name}`", card.dataset or "-", f"{parameters / 1e6:.2f} M", _input(card), str(card.T), pruning)
+        cells = (
+            f"`{card.name}`",
+            card.dataset or "-",
+            f"{card.parameters / 1e6:.2f} M" if card.parameters else "-",
+            _input(card),
+            str(card.T),
+            pruning,
+        )
         lines.append("| " + " | ".join((*cells, weights, *(found or ["-"]), *(told or ["-"]))) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _front_matter(card: Card) -> str:
     lines = ["---", "library_name: snntorch-smixer", "pipeline_tag: image-classification"]
-    lines += [f"license: {card.license.lower()}"] if card.license else []
+    lines += [f"license: {json.dumps(card.license.lower())}"] if card.license else []
     lines += ["tags:", *(f"- {tag}" for tag in ("snntorch", "spiking-neural-network", "neuromorphic", "smixer"))]
     if card.dataset in _HUB_DATASETS:
         lines += ["datasets:", f"- {_HUB_DATASETS[card.dataset]}"]
@@ -70,14 +72,14 @@ def _front_matter(card: Card) -> str:
 
 
 def _model_index(card: Card, accuracies: Sequence[Measured]) -> list[str]:
-    lines = ["model-index:", f"- name: {card.name}", "  results:"]
+    lines = ["model-index:", f"- name: {json.dumps(card.name)}", "  results:"]
     for m in accuracies:
         lines += [
             "  - task:",
             "      type: image-classification",
             "    dataset:",
             f"      name: {json.dumps(f'{m.dataset}, {m.split}')}",
-            f"      type: {_HUB_DATASETS.get(m.dataset, m.dataset)}",
+            f"      type: {json.dumps(_HUB_DATASETS.get(m.dataset, m.dataset))}",
             "    metrics:",
             "    - type: accuracy",
             f"      value: {round(100 * m.value, 4):g}",
@@ -91,7 +93,7 @@ def _state(card: Card) -> str:
     return "\n\n**Nobody has published weights yet.** `create_model` builds the network untrained."
 
 
-def _facts(card: Card, parameters: int) -> str:
+def _facts(card: Card) -> str:
     pruning = "none"
     if card.ps or card.t != card.T:
         pruning = f"DSTSP, ps={card.ps}: that share of the tokens is dropped; t={card.t} of {card.T} steps are kept"
@@ -101,7 +103,7 @@ def _facts(card: Card, parameters: int) -> str:
         ("mean, std", f"{list(card.mean)}, {list(card.std)}, for pixels in [0, 1]" if card.mean else ""),
         ("time steps T", str(card.T)),
         ("pruning", pruning),
-        ("parameters", f"{parameters:,}"),
+        ("parameters", f"{card.parameters:,}" if card.parameters else ""),
         ("licence of the weights", card.license),
         ("repository", f"{card.repo_id} at {card.revision}" if card.is_published else ""),
     ]
@@ -111,8 +113,8 @@ def _facts(card: Card, parameters: int) -> str:
 
 def _usage(card: Card) -> str:
     known = WEIGHTS in card.files
-    name = json.dumps(card.name if card.repo_id.startswith(f"{OURS}/") else card.repo_id or card.name)
-    load = f"net = from_pretrained({name})" if known else f"net = create_model({name})  # untrained"
+    place = card.name if card.repo_id.startswith(f"{OURS}/") else card.repo_id or f"path/to/{card.name}"
+    load = f'net = from_pretrained("{place}")' if known else f'net = create_model("{card.name}")  # untrained'
     call = "from_pretrained" if known else "create_model"
     c, h, w = card.input_size
     shape = f"({card.T}, 8, {c}, {h}, {w})" if c == 2 else f"(8, {c}, {h}, {w})"

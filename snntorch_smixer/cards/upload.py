@@ -69,6 +69,8 @@ def push_folder(folder: Path, repo_id: str, *, private: bool = False, message: s
         )
     except LocalTokenNotFoundError as error:
         raise CardError("push: not logged in to the Hub. Run `hf auth login`, or set HF_TOKEN.") from error
+    except ValueError as error:
+        raise CardError(f"push: the Hub does not take {README} of {folder}: {error} Mend the card.") from error
     except HfHubHTTPError as error:
         raise CardError(
             f"push: the Hub refused {repo_id}: {error}. Log in with an account that may write there."

@@ -8,11 +8,8 @@ from pathlib import Path
 
 from snntorch_smixer.cards.card import Card
 from snntorch_smixer.cards.readme import README, model_readme, models_table
-from snntorch_smixer.cli.arguments import Commands, add_command, add_quiet
-from snntorch_smixer.cli.counts import count, parameter_shapes
-from snntorch_smixer.cli.printing import progress
+from snntorch_smixer.cli.arguments import Commands, add_command
 from snntorch_smixer.errors import CardError
-from snntorch_smixer.models.saving import Blueprint
 from snntorch_smixer.zoo import registry
 
 BEGIN, END = "<!-- models -->", "<!-- /models -->"
@@ -41,7 +38,6 @@ def add(commands: Commands) -> None:
     text = "write the README of every zoo folder, and the table of models, from the cards"
     parser = add_command(commands, "cards", text=text, examples=_EXAMPLES)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a file is stale")
-    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -49,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Write what is stale, or only name it."""
     if not (page := _page()).parents[2].joinpath("pyproject.toml").is_file():
         raise CardError(f"zoo cards: {registry.zoo_folder()} is no checkout of the repository. Run it in one.")
-    cards = [_described(name) for name in progress(registry.configured(), args, text="cards", unit="model")]
+    cards = [_described(name) for name in registry.configured()]
     stale = {path: text for path, text in rendered(cards, page).items() if not _is(path, text)}
     for path, text in stale.items():
         print(f"{'stale' if args.check else 'written'}: {path.relative_to(registry.zoo_folder().parent)}")
@@ -59,17 +55,17 @@ def run(args: argparse.Namespace) -> int:
     return int(args.check and bool(stale))
 
 
-def rendered(cards: Sequence[tuple[Card, int]], page: Path) -> dict[Path, str]:
+def rendered(cards: Sequence[Card], page: Path) -> dict[Path, str]:
     """What every README and the page of models should say, by path.
 
     Args:
-        cards: with the parameters of each model.
+        cards: of all models of the zoo.
         page: is made where it does not exist.
 
     Raises:
         CardError: the page has no place for the table.
     """
-    texts = {registry.zoo_folder() / card.name / README: model_readme(card, parameters=n) for card, n in cards}
+    texts = {registry.zoo_folder() / card.name / README: model_readme(card) for card in cards}
     text = page.read_text(encoding="utf-8") if page.is_file() else _PAGE
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -82,12 +78,12 @@ def _page() -> Path:
     return registry.zoo_folder().parent / "docs" / "reference" / "models.md"
 
 
-def _described(name: str) -> tuple[Card, int]:
+def _described(name: str) -> Card:
     folder = registry.zoo_folder() / name
     card = Card.load(folder)
     if card.name != name:
         raise CardError(f"{folder}: the card is called {card.name!r}. Give card and folder the same name.")
-    return card, count(parameter_shapes(Blueprint.load(folder), folder))
+    return card
 
 
 def _is(path: Path, text: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snntorch_smixer.cards.card import WEIGHTS
 from snntorch_smixer.cards.folder import tensor_shapes
-from snntorch_smixer.models.architectures import shapes_of
+from snntorch_smixer.models import architectures
 from snntorch_smixer.models.saving import Blueprint
 from snntorch_smixer.zoo.hub import construct
 
@@ -29,7 +29,7 @@ def parameter_shapes(blueprint: Blueprint, folder: Path | None = None) -> dict[s
     if folder is not None and (folder / WEIGHTS).is_file():
         shapes = tensor_shapes(folder / WEIGHTS)
     elif blueprint.wrapped is None:
-        shapes = shapes_of(blueprint.config)
+        return architectures.parameter_shapes(blueprint.config)
     else:
         # What wrapping adds is known only once it is done.
         return {name: tuple(p.shape) for name, p in construct(blueprint).named_parameters()}

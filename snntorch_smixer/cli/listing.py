@@ -56,8 +56,6 @@ def row(name: str) -> dict[str, Any]:
     card = model_card(name) if name in configured() else None
     facts = blueprint.facts()
     folder = registry.zoo_folder() / name if card else None
-    # A wrapped network tells its size only when it is built and run, which takes too long for a list.
-    quick = blueprint.wrapped is None or (folder is not None and (folder / WEIGHTS).is_file())
     return {
         "name": name,
         "architecture": blueprint.config.architecture,
@@ -66,7 +64,7 @@ def row(name: str) -> dict[str, Any]:
         "T": facts["T"],
         "ps": facts["ps"] if blueprint.prune else None,
         "t": facts["t"] if blueprint.prune else None,
-        "parameters": count(parameter_shapes(blueprint, folder)) if quick else None,
+        "parameters": card.parameters if card and card.parameters else count(parameter_shapes(blueprint, folder)),
         "weights": None if card is None or folder is None else _weights(card, folder),
     }
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -44,17 +44,3 @@ def progress(items: Iterable[Item], args: argparse.Namespace, *, text: str, unit
     """The items, with a progress bar on the error stream where `shows_progress`."""
     bar: Iterable[Item] = tqdm(items, desc=text, unit=unit, leave=False, disable=not shows_progress(args))
     return bar
-
-
-class WithoutBars:
-    """An error stream without progress bars, for code that draws them whether or not there is a terminal."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        """Hand everything on but what redraws a line."""
-        return len(text) if "\r" in text else self.stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)

@@ -11,7 +11,6 @@ from snntorch_smixer.cards.card import CARD, CONFIG, Card
 from snntorch_smixer.cards.readme import README, model_readme
 from snntorch_smixer.cards.upload import check_repo_id, push_folder
 from snntorch_smixer.cli.arguments import Commands, add_command, add_json
-from snntorch_smixer.cli.counts import count, parameter_shapes
 from snntorch_smixer.cli.printing import print_json
 from snntorch_smixer.cli.verify import problems
 from snntorch_smixer.errors import CardError
@@ -51,9 +50,8 @@ def run(args: argparse.Namespace) -> int:
         _check_pin(card, args.folder)
     if card.repo_id != args.repo_id:
         card = dataclasses.replace(card, repo_id=args.repo_id, revision="")
-        size = count(parameter_shapes(Blueprint.load(args.folder), args.folder))
         card.save(args.folder)
-        (args.folder / README).write_text(model_readme(card, parameters=size), encoding="utf-8")
+        (args.folder / README).write_text(model_readme(card), encoding="utf-8")
     done = push_folder(args.folder, args.repo_id, private=args.private, message=args.message)
     pinned = _pin(card.pinned(done.repo_id, done.revision)) if args.pin else None
     if args.json:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, cast
 
 import snntorch
 import torch
@@ -18,7 +16,6 @@ from snntorch_smixer.cards.card import WEIGHTS, Card, Measured
 from snntorch_smixer.cards.upload import LOG, RECIPE
 from snntorch_smixer.cli.dataset import open_data
 from snntorch_smixer.cli.evaluate import SPLIT
-from snntorch_smixer.cli.printing import WithoutBars
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.models.evaluate import Accuracy, evaluate
 from snntorch_smixer.train.data import Data
@@ -96,8 +93,8 @@ def train(training: Training) -> Card:
     if recipe.init_from:
         load_pretrained(net, recipe.init_from)
         net.card = create_model(training.model).card
-    with _on_device(training.device), _bars(training.progress):
-        fit(net, recipe, data=data, out=out, compile_net=training.compile_net)
+    with _on_device(training.device):
+        fit(net, recipe, data=data, out=out, compile_net=training.compile_net, progress=training.progress)
     bar = data.test_count if training.progress else None
     found = evaluate(net, data.test_batches(), device=training.device, progress=bar)
     net.cpu()
@@ -158,11 +155,3 @@ def _on_device(device: str) -> Iterator[None]:
         os.environ.pop("ACCELERATE_TORCH_DEVICE")
         if before is not None:
             os.environ["ACCELERATE_TORCH_DEVICE"] = before
-
-
-@contextmanager
-def _bars(wanted: bool) -> Iterator[None]:
-    """Progress bars only where they are ``wanted``; `fit` draws them in any case."""
-    stream = sys.stderr if wanted else cast(TextIO, WithoutBars(sys.stderr))
-    with redirect_stderr(stream):
-        yield

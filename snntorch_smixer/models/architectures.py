@@ -38,6 +38,12 @@ def shapes_of(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(value.shape) for name, value in build(config).state_dict().items()}
 
 
+def parameter_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters that `build` would give, without memory for them."""
+    with _WithoutMemory():
+        return {name: tuple(value.shape) for name, value in build(config).named_parameters()}
+
+
 class _WithoutMemory(TorchFunctionMode):
     """Makes uninitialised, zero and one tensors without memory; snnTorch reads its small constants while it builds."""
 

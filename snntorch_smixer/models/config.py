@@ -56,6 +56,8 @@ class SMixerConfig(NetworkConfig):
             )
         if self.dim % 8 or self.dim % self.heads:
             raise SettingError(f"SMixerConfig: dim={self.dim} must be a multiple of 8 and of heads={self.heads}.")
+        if not 0.5 < self.dim * self.mlp_ratio < 1 << 31:
+            raise SettingError(f"SMixerConfig: mlp_ratio={self.mlp_ratio!r} gives the MLP no sensible width. Pass 4.0.")
         check_choice("SMixerConfig", "mixer", self.mixer, ("smixer", "ssa"))
         if self.prune is not None and self.prune.t is not None and self.prune.t > self.T:
             raise SettingError(f"SMixerConfig: prune.t={self.prune.t} is outside 1..T={self.T}. Keep fewer steps.")

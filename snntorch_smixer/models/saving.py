@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from snntorch_smixer.cards.card import CARD, CONFIG, WEIGHTS, Card, FileRecord
 from snntorch_smixer.cards.folder import read_json, record_of_bytes, write_files
@@ -26,6 +27,13 @@ FORMAT = 1
 """Version of ``config.json``; raised when an older release would misread it."""
 
 LIBRARY = "snntorch-smixer"
+
+_MAX_BLOCKS = 1000
+_MAX_INPUT = 1 << 30
+_MAX_RUN = 1 << 24
+"""T * C * H * W of a network that is wrapped, which runs it once; ImageNet at T=4 has 0.6 million."""
+_MAX_TOKENS = 1 << 12
+"""N of a network that is wrapped: attention may take N * N per head."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Blueprint:
             )
         try:
             return cls._from_dict(raw)
-        except (SMixerError, TypeError) as error:
+        except (SMixerError, TypeError, ValueError, OverflowError) as error:
             raise CardError(f"{path}: {error}") from error
 
     @classmethod
@@ -90,8 +98,11 @@ class Blueprint:
             raise CardError(f"unknown key {unknown[0]!r}. Restore the file.")
         config = config_of(raw.get("architecture")).from_dict(raw.get("config", {}))
         wrapped = raw.get("wrapped")
+        _check_limits(config, run=wrapped is not None)
         if wrapped is None:
             return cls(config)
+        if getattr(config, "prune", None) is not None:
+            raise CardError("prune and wrapped are both there, and a network is pruned once. Restore the file.")
         check_keys("wrapped", Wrapped, wrapped)
         if wrapped.get("swap") not in (True, False, "all"):
             raise CardError(f"wrapped.swap={wrapped.get('swap')!r} is no argument of wrap. Restore the file.")
@@ -146,6 +157,7 @@ def save(net: Network, folder: Path, *, card: Card | None = None, repo_id: str |
     """
     from safetensors.torch import save as to_bytes
 
+    check_made("save_pretrained", net)
     blueprint = Blueprint.of(net)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()}
     if blueprint.wrapped is None:
@@ -153,9 +165,10 @@ def save(net: Network, folder: Path, *, card: Card | None = None, repo_id: str |
     files = {CONFIG: blueprint.to_json().encode(), WEIGHTS: to_bytes(state)}
     records = {name: record_of_bytes(content) for name, content in files.items()}
     card = describe(blueprint, records, card or net.card, name=folder.resolve().name)
+    card = dataclasses.replace(card, parameters=_count(net))
     if repo_id is not None and repo_id != card.repo_id:
         card = dataclasses.replace(card, repo_id=repo_id, revision="")
-    files |= {README: model_readme(card, parameters=sum(p.numel() for p in net.parameters())).encode()}
+    files |= {README: model_readme(card).encode()}
     write_files(folder, {**files, CARD: card.to_toml().encode()})
     return card
 
@@ -164,15 +177,45 @@ def describe(blueprint: Blueprint, files: Mapping[str, FileRecord], card: Card |
     """``card`` for these files; results and the pinned revision stay only where weights and settings are the same."""
     facts = blueprint.facts()
     if card is None:
-        name = re.sub(r"[^A-Za-z0-9._-]+|\\.{2,}", "-", name).strip("._-") or "model"
+        name = re.sub(r"[^A-Za-z0-9._-]+|\.{2,}", "-", name).strip("._-") or "model"
         summary = f"{blueprint.config.architecture} network."
         return Card(name=name, summary=summary, license="", files=dict(files), **facts)
     if dict(card.files) == dict(files):
         return card
-    changes: dict[str, Any] = {"files": dict(files), "measured": (), "reported": (), "revision": "", "trains": ""}
-    if card.classes and len(card.classes) != blueprint.config.num_classes:
+    return _revised(card, blueprint, files)
+
+
+def card_for(net: Network, card: Card | None, source: Blueprint) -> Card | None:
+    """``card`` of the weights of ``source``, for ``net`` that has them: as it is where nothing else is different."""
+    now = Blueprint.of(net)
+    if card is None or now == source:
+        return card
+    return dataclasses.replace(_revised(card, now, {}), parameters=_count(net))
+
+
+def check_made(where: str, net: nn.Module) -> None:
+    """Raise `CardError` where a ``W_M`` waits for the first input to know its size."""
+    if any(isinstance(p, nn.UninitializedParameter) for p in net.parameters()):
+        raise CardError(
+            f"{where}: some W_M of this {type(net).__name__} are not made yet. Run it once, or pass example_input to "
+            "wrap."
+        )
+
+
+def _count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def _revised(card: Card, blueprint: Blueprint, files: Mapping[str, FileRecord]) -> Card:
+    """``card`` for a network that has changed: without results and place, which belong to the bytes of before."""
+    config = blueprint.config
+    changes: dict[str, Any] = {"files": dict(files), "measured": (), "reported": (), "trains": ""}
+    changes |= {"repo_id": "", "revision": ""}
+    if card.classes and len(card.classes) != config.num_classes:
         changes |= {"classes": (), "dataset": "", "dataset_text": ""}
-    return dataclasses.replace(card, **changes, **facts)
+    if len(card.mean) != config.in_channels:
+        changes |= {"mean": (), "std": ()}
+    return dataclasses.replace(card, **changes, **blueprint.facts())
 
 
 def _check_state(net: Network, config: NetworkConfig, state: Mapping[str, Tensor]) -> None:
@@ -184,6 +227,18 @@ def _check_state(net: Network, config: NetworkConfig, state: Mapping[str, Tensor
             f"builds, first {wrong[0]}. Save the network as it was built; parts that were added are not in its "
             "configuration."
         )
+
+
+def _check_limits(config: NetworkConfig, *, run: bool) -> None:
+    """A file may ask for anything; what no network here comes near is refused before it is built, or ``run``."""
+    # The numbers may be too long to be printed.
+    if getattr(config, "depth", 1) > _MAX_BLOCKS:
+        raise CardError(f"more than {_MAX_BLOCKS} blocks, so it is no network of this package. Restore the file.")
+    limit = _MAX_RUN if run else _MAX_INPUT
+    if config.T * config.in_channels * prod(config.img_size) > limit:
+        raise CardError(f"an input of more than {limit} values over T steps is not loaded. Restore the file.")
+    if run and prod(getattr(config, "grid", ())) > _MAX_TOKENS:
+        raise CardError(f"more than {_MAX_TOKENS} tokens in a wrapped network are not loaded. Restore the file.")
 
 
 def _without_none(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class TransformerConfig(NetworkConfig):
             raise SettingError(f"{where}: dim={self.dim} must be a multiple of 8 and of heads={self.heads}.")
         if not (isinstance(self.mlp_ratio, (int, float)) and 0 < self.mlp_ratio < inf):
             raise SettingError(f"{where}: mlp_ratio={self.mlp_ratio!r} must be a positive number.")
+        if self.hidden(self.dim) < 1:
+            raise SettingError(f"{where}: mlp_ratio={self.mlp_ratio!r} leaves the MLP no channel. Pass a larger one.")
 
     @property
     def grid(self) -> tuple[int, int]:

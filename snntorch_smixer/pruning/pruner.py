@@ -69,7 +69,6 @@ class DSTSPConfig:
                 f"active={self.active!r} only. Pass active='both', or w_prime='gather'."
             )
 
-
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> DSTSPConfig:
         """The inverse of ``dataclasses.asdict`` without its Nones.

@@ -24,9 +24,12 @@ from snntorch_smixer.train.data import Data, check_fits
 from snntorch_smixer.train.recipe import Recipe
 
 Record = dict[str, float]
+Batch = tuple[int, Tensor, Tensor]
 
 
-def fit(net: nn.Module, recipe: Recipe, *, data: Data, out: str | Path, compile_net: bool = False) -> list[Record]:
+def fit(
+    net: nn.Module, recipe: Recipe, *, data: Data, out: str | Path, compile_net: bool = False, progress: bool = True
+) -> list[Record]:
     """Train ``net`` in place; continue from ``out/state`` when it exists.
 
     Args:
@@ -36,6 +39,7 @@ def fit(net: nn.Module, recipe: Recipe, *, data: Data, out: str | Path, compile_
         out: folder for the state after each epoch and ``log.jsonl``. Continue only what you wrote yourself: accelerate
             restores the optimizer and the random generators from pickles.
         compile_net: train through ``torch.compile``.
+        progress: draw bars on the error stream.
 
     Returns:
         One record per epoch: epoch, loss, test_accuracy (in float32), lr, seconds.
@@ -64,9 +68,10 @@ def fit(net: nn.Module, recipe: Recipe, *, data: Data, out: str | Path, compile_
     for epoch in range(len(log), recipe.total_epochs):
         start = time.perf_counter()
         net.train()
-        loss = _epoch(model, optimizer, recipe, data=data, accelerator=accelerator, epoch=epoch)
+        batches = _batches(recipe, data, epoch, progress=progress)
+        loss = _epoch(model, optimizer, recipe, batches=batches, steps=steps, accelerator=accelerator)
         # Evaluated without torch.compile, which would trace the net once more for another mode and batch size.
-        accuracy = evaluate(net, data.test_batches(), progress=data.test_count)
+        accuracy = evaluate(net, data.test_batches(), progress=data.test_count if progress else None)
         log.append(
             {
                 "epoch": epoch + 1,
@@ -81,25 +86,40 @@ def fit(net: nn.Module, recipe: Recipe, *, data: Data, out: str | Path, compile_
     return log
 
 
+def _batches(recipe: Recipe, data: Data, epoch: int, *, progress: bool) -> Iterator[Batch]:
+    """(step, images, targets) of one pass over the training set, mixed where the recipe says so."""
+    steps = math.ceil(data.train_count / recipe.batch_size)
+    batches = data.train_batches(recipe)
+    bar = tqdm(batches, total=steps, desc=f"epoch {epoch + 1}", leave=False, disable=not progress)
+    for step, (images, labels) in enumerate(bar, epoch * steps):
+        if recipe.mixes_in(epoch):
+            yield step, *mix(images, labels, recipe, classes=len(data.classes))
+        else:
+            yield step, images, labels
+
+
 def _epoch(
-    model: Callable[[Tensor], Tensor], optimizer: Any, recipe: Recipe, *, data: Data, accelerator: Any, epoch: int
+    model: Callable[[Tensor], Tensor],
+    optimizer: Any,
+    recipe: Recipe,
+    *,
+    batches: Iterator[Batch],
+    steps: int,
+    accelerator: Any,
 ) -> float:
     """One pass over the training set; the mean loss over its inputs."""
-    steps, total = math.ceil(data.train_count / recipe.batch_size), 0.0
-    batches = tqdm(data.train_batches(recipe), total=steps, desc=f"epoch {epoch + 1}", leave=False)
-    for step, (images, labels) in enumerate(batches, epoch * steps):
+    total, count = 0.0, 0
+    for step, images, targets in batches:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
-        targets = labels
-        if recipe.mixes_in(epoch):
-            images, targets = mix(images, labels, recipe, classes=len(data.classes))
         for x, y in _parts(images, targets, recipe.accumulate):
             loss = _loss(model, x.to(accelerator.device), y.to(accelerator.device), recipe)
-            accelerator.backward(loss * (len(y) / len(labels)))
+            accelerator.backward(loss * (len(y) / len(targets)))
             total += loss.item() * len(y)
         optimizer.step()
         optimizer.zero_grad()
-    return total / data.train_count
+        count += len(targets)
+    return total / count
 
 
 def _parts(images: Tensor, labels: Tensor, parts: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -58,7 +58,7 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
     """Weights of a convolution on the input for another number of input channels.
 
     To one channel they are summed, so that a grey image gives what it gave as three equal channels. To several they are
-    taken in turn and scaled by old / new, so that equal channels give the same sum. The rule of timm.
+    taken in turn and scaled by old / new, which keeps the sum exactly where new is a multiple of old. The rule of timm.
 
     Args:
         weight: ``(out, in, kh, kw)``.

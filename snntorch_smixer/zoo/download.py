@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -43,11 +44,27 @@ def download(
         raise CardError(f"from_pretrained: {repo_id!r} is no repository. Expected org/name. Pass the name on the Hub.")
     if not _REVISION.fullmatch(revision) or ".." in revision:
         raise CardError(f"from_pretrained: {revision!r} is no revision. Pass a commit, branch or tag of {repo_id}.")
-    folder = _cached(repo_id, revision, cache_dir)
-    if folder is None or not is_commit(revision):
-        folder = _fetch(repo_id, revision, cache_dir, folder)
+    cached = _cached(repo_id, revision, cache_dir)
+    folder = cached if cached is not None and is_commit(revision) else None
+    if folder is None:
+        try:
+            folder = _fetch(repo_id, revision, cache_dir)
+        except _NoAnswer as error:
+            if cached is None:
+                raise CardError(str(error)) from error
+            if not error.wanted:
+                warnings.warn(f"{error.why}; {repo_id} at {revision} is taken from the cache.", stacklevel=4)
+            folder = cached
     _check(folder, repo_id, files)
     return folder
+
+
+class _NoAnswer(CardError):
+    """The Hub gave no answer, so that the cache may do: ``why``; ``wanted`` where the user forbade to ask."""
+
+    def __init__(self, text: str, *, why: str, wanted: bool = False) -> None:
+        super().__init__(text)
+        self.why, self.wanted = why, wanted
 
 
 def _cached(repo_id: str, revision: str, cache_dir: str | Path | None) -> Path | None:
@@ -60,22 +77,22 @@ def _cached(repo_id: str, revision: str, cache_dir: str | Path | None) -> Path |
     return None
 
 
-def _fetch(repo_id: str, revision: str, cache_dir: str | Path | None, cached: Path | None) -> Path:
+def _fetch(repo_id: str, revision: str, cache_dir: str | Path | None) -> Path:
     from huggingface_hub import constants
 
     offline = constants.is_offline_mode()
     if offline or not is_reachable(constants.ENDPOINT):
         why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} cannot be reached"
-        if cached is None:
-            raise CardError(
-                f"from_pretrained: {repo_id} at {revision} is not in the cache, and {why}. Download it once with a "
-                "network, or name a folder."
-            )
-        if not offline:
-            warnings.warn(f"{why}; {repo_id} at {revision} is taken from the cache.", stacklevel=4)
-        return cached
+        raise _NoAnswer(
+            f"from_pretrained: {repo_id} at {revision} is not in the cache, and {why}. Download it once with a "
+            "network, or name a folder.",
+            why=why,
+            wanted=offline,
+        )
     with _translated(repo_id, revision):
-        commit = _commit(repo_id, revision)
+        commit = _commit(repo_id, CONFIG, revision)
+        # Asked here first, because the client's own download asks for half a minute where there is no answer.
+        _commit(repo_id, WEIGHTS, commit)
         folder = _get(repo_id, CONFIG, revision, cache_dir).parent
         folder = folder if folder.name == commit else _get(repo_id, CONFIG, commit, cache_dir).parent
         _get(repo_id, WEIGHTS, commit, cache_dir)
@@ -84,10 +101,10 @@ def _fetch(repo_id: str, revision: str, cache_dir: str | Path | None, cached: Pa
     return folder
 
 
-def _commit(repo_id: str, revision: str) -> str:
+def _commit(repo_id: str, name: str, revision: str) -> str:
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
-    url = hf_hub_url(repo_id, CONFIG, revision=revision, endpoint=constants.ENDPOINT)
+    url = hf_hub_url(repo_id, name, revision=revision, endpoint=constants.ENDPOINT)
     commit = get_hf_file_metadata(url, endpoint=constants.ENDPOINT).commit_hash
     if commit is None or not is_commit(commit):
         raise CardError(f"from_pretrained: {constants.ENDPOINT} is no Hub, it names no commit. Check HF_ENDPOINT.")
@@ -127,6 +144,10 @@ def _translated(repo_id: str, revision: str, *, optional: bool = False) -> Itera
         ) from error
     except errors.RevisionNotFoundError as error:
         raise CardError(f"{where}: no such revision. Pass a commit, branch or tag of {repo_id}.") from error
+    except errors.HFValidationError as error:
+        raise CardError(f"{where}: no repository can be called so: {error}") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise _failed(where, error) from error
     except errors.EntryNotFoundError as error:
         if not optional:
             raise CardError(
@@ -135,7 +156,11 @@ def _translated(repo_id: str, revision: str, *, optional: bool = False) -> Itera
                 "into a model."
             ) from error
     except failures as error:
-        raise CardError(f"{where}: the download failed: {error} Try again.") from error
+        raise _failed(where, error) from error
+
+
+def _failed(where: str, error: Exception) -> _NoAnswer:
+    return _NoAnswer(f"{where}: the download failed: {error} Try again.", why=f"the download failed: {error}")
 
 
 def _check(folder: Path, repo_id: str, files: Mapping[str, FileRecord] | None) -> None:
@@ -155,12 +180,18 @@ def _check(folder: Path, repo_id: str, files: Mapping[str, FileRecord] | None) -
 
 
 def _check_announced(path: Path) -> None:
-    """Large files carry their SHA-256 as name in the cache, as the Hub announced it."""
-    announced = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", announced) and (found := record_of(path)).sha256 != announced:
+    """In the cache a file is called as the Hub announced it: large ones by SHA-256, small ones by git's hash."""
+    announced, kind = path.resolve().name, "SHA-256"
+    if re.fullmatch(r"[0-9a-f]{64}", announced):
+        found = record_of(path).sha256
+    elif is_commit(announced):
+        content, kind = path.read_bytes(), "git hash"
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    else:
+        return
+    if found != announced:
         raise CardError(
-            f"{path}: SHA-256 {found.sha256[:12]}..., the Hub announced {announced[:12]}...; the file is corrupt. Get "
-            "it again."
+            f"{path}: {kind} {found[:12]}..., the Hub announced {announced[:12]}...; the file is corrupt. Get it again."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import torch
 
 from snntorch_smixer.cards.card import CONFIG, WEIGHTS
 from snntorch_smixer.cards.folder import read_tensors, tensor_shapes
-from snntorch_smixer.errors import CardError
+from snntorch_smixer.errors import CardError, SMixerError
 from snntorch_smixer.models.architectures import build, shapes_of
 from snntorch_smixer.models.network import Network, NetworkConfig
-from snntorch_smixer.models.saving import Blueprint
+from snntorch_smixer.models.saving import Blueprint, card_for, check_made
 from snntorch_smixer.patching.wrap import wrap
-from snntorch_smixer.zoo.adapt import adapt
+from snntorch_smixer.zoo.adapt import MATRIX, adapt
 from snntorch_smixer.zoo.locate import Located, locate
 from snntorch_smixer.zoo.registry import configured, model_blueprint, model_card
 
@@ -102,25 +103,29 @@ def load_pretrained(net: Network, name: str | Path, *, cache_dir: str | Path | N
     Raises:
         CardError: as `from_pretrained`; or the weights are of another architecture. ``net`` is as before.
     """
+    check_made("load_pretrained", net)
     located = locate(name, cache_dir=cache_dir)
-    source = Blueprint.load(located.folder)
-    _check_shapes(located, source)
+    source = _checked(located)
     state = read_tensors(located.folder / WEIGHTS)
     net.load_state_dict(adapt(state, net, grid=getattr(source.config, "grid", None)))
-    net.card = located.card
+    net.card = card_for(net, located.card, source)
     return net
 
 
 def load(located: Located, changes: Mapping[str, Any]) -> Network:
     """The network of a model folder with its weights; ``changes`` are fields of the configuration."""
-    blueprint = Blueprint.load(located.folder)
-    if located.card is not None:
-        blueprint.check_card(located.card, located.folder / CONFIG)
-    _check_shapes(located, blueprint)
-    net = construct(blueprint, changes)
+    blueprint = _checked(located)
+    dataclasses.replace(blueprint.config, **changes)  # a mistake of the caller is told as such
+    try:
+        net = construct(blueprint, changes)
+    except SMixerError as error:
+        raise CardError(f"{located.folder / CONFIG}: {error}") from error
     state = read_tensors(located.folder / WEIGHTS)
+    kinds = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(kinds) == 1:
+        net.to(kinds.pop())
     net.load_state_dict(adapt(state, net, grid=getattr(blueprint.config, "grid", None)))
-    net.card = located.card
+    net.card = card_for(net, located.card, blueprint)
     return net
 
 
@@ -134,13 +139,22 @@ def construct(blueprint: Blueprint, changes: Mapping[str, Any] | None = None) ->
     example = torch.zeros(1, config.in_channels, *config.img_size)
     settings = wrapped.dstsp
     net = wrap(net, ps=settings.ps, t=settings.t, swap=wrapped.swap, example_input=example)
-    for key in ("merge", "ranking", "w_prime", "active"):
+    for key in ("merge", "ranking", "w_prime", "spike_cap", "active"):
         setattr(net.dstsp, key, getattr(settings, key))
     return net
 
 
 def _given(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in asked.items() if value is not None}
+    sizes = {key: tuple(value) for key, value in asked.items() if isinstance(value, list)}
+    return {key: value for key, value in asked.items() if value is not None} | sizes
+
+
+def _checked(located: Located) -> Blueprint:
+    blueprint = Blueprint.load(located.folder)
+    if located.card is not None:
+        blueprint.check_card(located.card, located.folder / CONFIG)
+    _check_shapes(located, blueprint)
+    return blueprint
 
 
 def _check_shapes(located: Located, blueprint: Blueprint) -> None:
@@ -150,9 +164,10 @@ def _check_shapes(located: Located, blueprint: Blueprint) -> None:
     wanted = _shapes_of(path, blueprint.config, len(found))
     if blueprint.wrapped is not None:
         # Wrapping runs the network; what it is built from must at least fit the size of the file.
-        stored, asked = sum(map(_size, found.values())), sum(map(_size, wanted.values()))
+        stored, asked = sum(map(prod, found.values())), sum(map(prod, wanted.values()))
         if asked > 4 * stored + (1 << 20):
             raise CardError(f"{path}: {stored} values for a configuration of {asked}. Use the {CONFIG} that belongs.")
+        _check_matrices(path, blueprint, found)
         return
     wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
     if wrong:
@@ -167,9 +182,16 @@ def _shapes_of(path: Path, config: NetworkConfig, tensors: int) -> dict[str, tup
         raise CardError(f"{path}: {tensors} tensors for {config.depth} blocks. Use the {CONFIG} that belongs.")  # type: ignore[attr-defined]
     try:
         return shapes_of(config)
-    except (RuntimeError, OverflowError, TypeError) as error:
+    except SMixerError as error:
+        raise CardError(f"{path.with_name(CONFIG)}: {error}") from error
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
         raise CardError(f"{path}: the configuration builds no network: {error}. Get it again.") from error
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
+def _check_matrices(path: Path, blueprint: Blueprint, found: Mapping[str, tuple[int, ...]]) -> None:
+    """A swap makes matrices of N x N, so the file must hold some, for the tokens of the configuration."""
+    matrices = [shape for name, shape in found.items() if name.endswith(MATRIX)]
+    tokens = prod(getattr(blueprint.config, "grid", ()))
+    swapped = blueprint.wrapped is not None and blueprint.wrapped.swap is not False
+    if swapped and not any(len(shape) > 1 and shape[1] == tokens for shape in matrices):
+        raise CardError(f"{path}: no W_M of {tokens} tokens. Use the {CONFIG} that belongs to these weights.")

@@ -9,7 +9,7 @@ from snntorch_smixer.cards.card import CARD, CONFIG, WEIGHTS, Card, is_repo_id
 from snntorch_smixer.cards.folder import PICKLES, check_file
 from snntorch_smixer.errors import CardError
 from snntorch_smixer.zoo.download import download
-from snntorch_smixer.zoo.registry import configured, family_of, model_card, near_names, zoo_folder
+from snntorch_smixer.zoo.registry import configured, family_of, is_model, model_card, near_names, zoo_folder
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def locate(name: str | Path, *, cache_dir: str | Path | None = None) -> Located:
             f"from_pretrained: {name} is a pickle by its name, and pickles can run code when they are loaded. Only "
             "safetensors are loaded here; `smixer zoo convert` turns a checkpoint that you trust into a model."
         )
-    if isinstance(name, Path) or (name and Path(name).is_dir()):
+    if isinstance(name, Path) or (name and _is_folder(name)):
         return _of_a_folder(Path(name))
     repo_id, _, revision = name.partition("@")
     if is_repo_id(repo_id) and (revision or "@" not in name):
@@ -50,14 +50,21 @@ def locate(name: str | Path, *, cache_dir: str | Path | None = None) -> Located:
     raise CardError(_unknown(name))
 
 
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
+
+
 def _of_the_zoo(name: str, cache_dir: str | Path | None) -> Located:
     card, folder = model_card(name), zoo_folder() / name
     if (folder / WEIGHTS).is_file():
         return _of_a_folder(folder)
     if not card.is_published:
         raise CardError(
-            f"from_pretrained: nobody has published weights of {name} yet. Its card, {folder / CARD}, names no pinned "
-            f"revision{' of ' + card.repo_id if card.repo_id else ''} and no SHA-256 of {WEIGHTS}. To train them: "
+            f"from_pretrained: nobody has published weights of {name} yet. Its card, {folder / CARD}, names no "
+            f"{_missing(card)}. To train them: "
             f"{card.trains or 'smixer train ' + name + ' --data DATA'}. To publish them: smixer zoo push runs/{name} "
             f"{card.repo_id or 'org/' + name}. create_model({name!r}) builds the network untrained."
         )
@@ -79,12 +86,25 @@ def _of_a_folder(folder: Path) -> Located:
     return Located(folder, card)
 
 
+def _missing(card: Card) -> str:
+    absent = [] if card.repo_id else ["repository"]
+    absent += [] if card.revision else [f"pinned revision{' of ' + card.repo_id if card.repo_id else ''}"]
+    absent += [] if WEIGHTS in card.files else [f"SHA-256 of {WEIGHTS}"]
+    return " and no ".join(absent)
+
+
 def _unknown(name: str) -> str:
     trained = family_of(name)
     if trained:
         return (
             f"from_pretrained: {name} is an architecture, weights belong to a data set. Pass one of "
             f"{', '.join(trained)}; create_model({name!r}) builds it untrained."
+        )
+    if is_model(name):
+        return (
+            f"from_pretrained: {name} is an architecture, and nobody has trained it for the zoo. See "
+            f"list_models(pretrained=True) for weights. create_model({name!r}) builds it untrained; `smixer train "
+            f"{name} --data DATA --dataset ID --recipe FILE` trains it."
         )
     near = near_names(name)
     hint = f"Did you mean {', '.join(near)}?" if near else "See list_models(); others are org/name or a folder."

@@ -1,8 +1,6 @@
 """``smixer train``: a model folder that loads, describes itself and can be trained on."""
 
 import json
-import sys
-from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,6 @@ import torch
 
 from snntorch_smixer import Card, from_pretrained
 from snntorch_smixer.cli import training
-from snntorch_smixer.cli.printing import WithoutBars
 from snntorch_smixer.models.evaluate import evaluate
 from snntorch_smixer.train.datasets import DATASETS, load_data
 from snntorch_smixer.train.recipe import Recipe
@@ -65,15 +62,16 @@ def test_it_continues(smixer, data: Path, recipe: Path, tmp_path: Path):
 
 def test_its_own_recipe_and_an_architecture(smixer, data: Path, recipe: Path, tmp_path: Path, monkeypatch):
     seen = []
-    monkeypatch.setattr(training, "fit", lambda net, recipe, **rest: seen.append((recipe, rest["compile_net"])))
+    keep = ("compile_net", "progress")
+    monkeypatch.setattr(training, "fit", lambda net, recipe, **rest: seen.append((recipe, *(rest[k] for k in keep))))
     smixer("train", NAME, "--data", data, "--out", tmp_path / "a")
-    assert seen == [(Recipe.load(zoo_folder() / NAME / "recipe.toml"), False)]
+    assert seen == [(Recipe.load(zoo_folder() / NAME / "recipe.toml"), False, False)]
     assert Card.load(tmp_path / "a").measured[0].command == f"smixer eval {NAME} --data DATA"
     monkeypatch.setattr(training, "create_model", _tiny)
     words = ("train", "smixer-4-384", "--data", data, "--out", tmp_path / "b", "--recipe", recipe, "--compile")
     assert "names no data set. Pass --dataset: fashion-mnist" in smixer(*words, code=2).err
     smixer(*words, "--dataset", "fashion-mnist")
-    assert seen[1] == (Recipe.load(recipe), True)
+    assert seen[1] == (Recipe.load(recipe), True, False)
     card = Card.load(tmp_path / "b")
     assert (card.name, card.dataset, card.classes[1]) == ("b", "fashion-mnist", "Trouser")
     assert card.dataset_text == DATASETS["fashion-mnist"].text
@@ -101,14 +99,13 @@ def test_the_device_reaches_accelerate(data: Path, tmp_path: Path, monkeypatch):
     assert training.os.environ[variable] == "before"
 
 
-def test_streams_without_bars():
-    stream = StringIO()
-    quiet = WithoutBars(stream)
-    for text in ("\repoch 1:  10%", "\r      \r", "a warning\n"):
-        print(text, end="", file=quiet)
-    assert stream.getvalue() == "a warning\n"
-    assert quiet.isatty() is False
-    assert not isinstance(sys.stderr, WithoutBars)
+@pytest.mark.parametrize("progress", [True, False])
+def test_bars_are_drawn_where_they_are_wanted(data: Path, recipe: Path, tmp_path: Path, capsys, progress: bool):
+    run = training.Training(NAME, data, tmp_path / "out", recipe=recipe, epochs=1, progress=progress)
+    training.train(run)
+    err = capsys.readouterr().err
+    assert ("epoch 1" in err) == progress
+    assert bool(err) == progress
 
 
 @pytest.mark.parametrize(

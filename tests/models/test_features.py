@@ -114,7 +114,7 @@ def test_an_index_of_no_block(net: SMixerNet, indices: list[int]):
 
 
 def test_an_unknown_layout(net: SMixerNet):
-    with pytest.raises(SettingError, match="layout='nchw' is unknown. Expected one of grid, tokens"):
+    with pytest.raises(SettingError, match=r"layout='nchw' is unknown\. Expected one of grid, tokens"):
         net.forward_intermediates(images(), layout="nchw")
 
 

@@ -121,7 +121,6 @@ def test_too_few_tensors_are_refused_before_anything_is_built(folder, monkeypatc
     assert "1 tensors for 2 blocks. Use the config.json that belongs." in refused(folder, packed({"a": row([0], 0, 0)}))
 
 
-@pytest.mark.xfail(strict=True, reason="one empty tensor per block lets a file of 2 MB build 30,000 blocks, in 130 s")
 def test_empty_tensors_do_not_vouch_for_blocks(folder, monkeypatch):
     monkeypatch.setattr(loading, "shapes_of", lambda config: pytest.fail("a network of 30,000 blocks was built"))
     raw = json.loads((folder / "config.json").read_text())
@@ -130,7 +129,6 @@ def test_empty_tensors_do_not_vouch_for_blocks(folder, monkeypatch):
     refused(folder, packed({str(i): row([0], 0, 0) for i in range(30_000)}))
 
 
-@pytest.mark.xfail(strict=True, reason="sides without limit reach torch.Size where an empty tensor has them")
 def test_an_empty_tensor_with_an_absurd_side_is_refused(folder):
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**raw, "wrapped": {"swap": False, "dstsp": {"ps": 0.3}}}))

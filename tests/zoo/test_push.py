@@ -79,7 +79,7 @@ def test_the_card_is_pinned_here_and_names_the_repository_there(hub, firing_net)
     there = on_the_hub(hub, "org/new")
     assert b'repo_id = "org/new"' in there["card.toml"]
     assert b'from_pretrained("org/new")' in there["README.md"]
-    assert b"license: mit" in there["README.md"]
+    assert b'license: "mit"' in there["README.md"]
 
 
 def test_results_travel_with_unchanged_weights(hub, firing_net, save_model, tmp_path):
@@ -195,7 +195,6 @@ def test_a_push_that_fails_leaves_the_card_as_it_was(hub, firing_net):
     assert network.Network.card is None
 
 
-@pytest.mark.xfail(strict=True, reason="a README that the Hub refuses raises the client's own ValueError")
 def test_metadata_that_the_hub_refuses_is_told_in_words(hub, firing_net, monkeypatch):
     handler = hub.server.RequestHandlerClass
     answer = handler.answer_json
@@ -206,7 +205,10 @@ def test_metadata_that_the_hub_refuses_is_told_in_words(hub, firing_net, monkeyp
         answer(self, value, status, **headers)
 
     monkeypatch.setattr(handler, "answer_json", refuse)
-    assert "license is unknown" in refused(lambda: firing_net().push_to_hub("org/new"))
+    text = refused(lambda: firing_net().push_to_hub("org/new"))
+    assert text.startswith("push: the Hub does not take README.md of ")
+    assert "license is unknown" in text
+    assert text.endswith(" Mend the card.")
 
 
 def test_a_folder_that_was_pushed_equals_the_download(hub, firing_net, tmp_path):

@@ -1,6 +1,5 @@
 """Saving and loading: bit-identical networks, settings of now, all files or none, and cards that stay true."""
 
-import dataclasses
 import json
 
 import pytest
@@ -8,14 +7,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from snntorch_smixer import dstsp, from_pretrained
+from snntorch_smixer import dstsp, from_pretrained, load_pretrained
 from snntorch_smixer.cards import folder as files_of_folders
-from snntorch_smixer.cards.card import Card
 from snntorch_smixer.errors import CardError
 from snntorch_smixer.models.architectures import ARCHITECTURES, build
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.pruning.rates import Schedule
-from tests.zoo.conftest import MEASURED, REPORTED, card_of, files_of
+from tests.zoo.conftest import files_of
 
 NAMES = ["README.md", "card.toml", "config.json", "model.safetensors"]
 
@@ -55,7 +53,6 @@ def test_batchnorm_buffers_travel(firing_net, tmp_path):
     assert [found[name].item() for name in names] == [i + 2**40 for i in range(len(names))]
 
 
-@pytest.mark.xfail(strict=True, reason="from_pretrained builds in float32, whatever was saved")
 def test_half_precision_comes_back_in_half_precision(firing_net, tmp_path):
     net = firing_net().bfloat16()
     net.save_pretrained(tmp_path / "tiny")
@@ -177,81 +174,24 @@ def test_a_full_disk_leaves_the_folder_as_it_was(firing_net, tmp_path, monkeypat
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.xfail(strict=True, reason="config.json is replaced before the folder in the way of the weights is met")
 def test_something_in_the_way_leaves_the_folder_as_it_was(firing_net, tmp_path):
     firing_net().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors").mkdir()
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises((OSError, CardError)):
+    with pytest.raises(CardError) as caught:
         firing_net(num_classes=3).save_pretrained(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'model.safetensors'}: a folder stands where a file is to be written. Move it away."
+    )
     assert (tmp_path / "config.json").read_bytes() == before
-
-
-def test_results_stay_with_the_weights_they_belong_to(firing_net, save_model, tmp_path):
-    net = from_pretrained(save_model(firing_net(), tmp_path / "a"))
-    assert (net.card.measured, net.card.reported) == ((MEASURED,), (REPORTED,))
-    assert net.save_pretrained(tmp_path / "b") == from_pretrained(tmp_path / "a").card
-    assert files_of(tmp_path / "b") == files_of(tmp_path / "a")
-
-
-@pytest.mark.parametrize("change", ["weights", "settings"])
-def test_results_are_dropped_with_the_weights_or_settings_they_belong_to(firing_net, save_model, tmp_path, change):
-    folder = save_model(firing_net(prune=DSTSPConfig(t=None)), tmp_path / "a", repo_id="org/a", revision="0" * 40)
-    net = from_pretrained(folder)
-    if change == "weights":
-        net.head.linear.bias.data[0] += 1
-    else:
-        net.dstsp.t = 2
-    card = net.save_pretrained(tmp_path / "b")
-    assert (card.measured, card.reported, card.revision, card.trains) == ((), (), "", "")
-    assert (card.classes, card.license) == (("a", "b", "c", "d", "é"), "MIT")
-    assert (card.T, card.t) == (4, 4 if change == "weights" else 2)
-    assert card == Card.load(tmp_path / "b") == net.card
-    assert card.files["model.safetensors"].size_bytes == (tmp_path / "b" / "model.safetensors").stat().st_size
-
-
-def test_classes_are_dropped_with_the_head(firing_net, save_model, tmp_path):
-    net = from_pretrained(save_model(firing_net(), tmp_path / "a"), num_classes=3)
-    card = net.save_pretrained(tmp_path / "b")
-    assert (card.classes, card.dataset) == ((), "")
-
-
-@pytest.mark.xfail(strict=True, reason="mean and std of the old channels stay, and turn one channel into two")
-def test_a_card_of_other_channels_has_no_mean_of_the_old_ones(made, tmp_path):
-    made(tmp_path / "a")
-    net = from_pretrained(tmp_path / "a", in_channels=1)
-    card = net.save_pretrained(tmp_path / "b")
-    assert len(card.mean) in (0, 1)
-    assert card.preprocess(torch.zeros(4, 1, 16, 16)).shape == (4, 1, 16, 16)
-
-
-def test_a_card_that_is_passed_is_written_with_the_facts_of_the_network(firing_net, tmp_path):
-    net = firing_net()
-    card = dataclasses.replace(card_of(net), T=9, ps=0.5, t=3, input_size=(3, 8, 8))
-    written = net.save_pretrained(tmp_path, card=card)
-    assert (written.T, written.ps, written.t, written.input_size) == (4, 0.0, 4, (2, 16, 16))
-    assert written.summary == "A network for tests."
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"), [("my net", "my-net"), (".hidden", "hidden"), ("ä", "model"), ("run_3.1", "run_3.1")]
-)
-def test_a_card_that_nobody_wrote_is_named_after_the_folder(firing_net, tmp_path, folder, name):
-    assert firing_net().save_pretrained(tmp_path / folder).name == name
-    assert from_pretrained(tmp_path / folder).card.name == name
-
-
-@pytest.mark.xfail(strict=True, reason="describe() looks for a backslash before two dots: its pattern is escaped twice")
-def test_a_folder_with_two_dots_in_its_name_can_be_saved_to(firing_net, tmp_path):
-    assert firing_net().save_pretrained(tmp_path / "v1..2").name == "v1-2"
 
 
 SMALL = {
     "smixer": {"img_size": (16, 16), "dim": 16, "depth": 2, "heads": 2},
-    "spikformer": {"dim": 32, "depth": 2, "heads": 2},
-    "qkformer": {"dim": 64, "depth": 4, "heads": 2},
-    "sdt-v3": {"img_size": (64, 64), "dims": (16, 16, 32, 32), "depths": (2, 1), "heads": 2, "num_classes": 10},
+    "spikformer": {"img_size": (16, 16), "T": 2, "dim": 32, "depth": 2, "heads": 2},
+    "qkformer": {"img_size": (16, 16), "T": 2, "dim": 64, "depth": 4, "heads": 2},
+    "sdt-v3": {"img_size": (32, 32), "dims": (16, 16, 32, 32), "depths": (2, 1), "heads": 2, "num_classes": 10},
 }
 
 
@@ -274,6 +214,7 @@ def test_every_architecture_comes_back_bit_identical(tmp_path, architecture, wra
     assert (card.ps, card.t) == ((0.25, 1) if wrapped else (0.0, config.T))
     again = from_pretrained(tmp_path)
     assert is_identical(net, again)
+    assert again.card == card
     assert not wrapped or again.dstsp.settings == net.dstsp.settings
     expected = net(x)
     assert len(expected.unique(dim=0)) == 3
@@ -284,11 +225,13 @@ def test_every_architecture_comes_back_bit_identical(tmp_path, architecture, wra
     assert other(torch.randn(2, 1, *other.config.img_size)).shape == (2, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="torch's ValueError about uninitialised parameters comes through")
 def test_a_network_whose_matrices_are_not_made_yet_is_refused_in_words(tmp_path):
     net = dstsp.wrap(build(ARCHITECTURES["spikformer"][0](**SMALL["spikformer"])), ps=0.25, t=1)
-    with pytest.raises(CardError, match=r"^save_pretrained: "):
+    with pytest.raises(CardError, match=r"^save_pretrained: some W_M of this Spikformer are not made yet\. Run "):
         net.save_pretrained(tmp_path)
+    build(net.config).save_pretrained(tmp_path)
+    with pytest.raises(CardError, match=r"^load_pretrained: some W_M of this Spikformer are not made yet\. "):
+        load_pretrained(net, tmp_path)
 
 
 def test_the_configuration_is_plain_json(firing_net, tmp_path):
