@@ -15,7 +15,7 @@ demo: $(READY) ## Run the demo; needs no data and no network once installed
 	@$(BIN)/python examples/00_demo.py
 
 test: check ## Check, then run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(READY) ## Formatting, lint, types and the import layers
 	@$(BIN)/ruff format --check --quiet .

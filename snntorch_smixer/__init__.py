@@ -6,6 +6,8 @@ from snntorch_smixer.cards.card import Card as Card
 from snntorch_smixer.errors import SMixerError as SMixerError
 from snntorch_smixer.layers.attention import SpikingSelfAttention as SpikingSelfAttention
 from snntorch_smixer.layers.block import EncodingBlock as EncodingBlock
+from snntorch_smixer.layers.memory import memory_mode as memory_mode
+from snntorch_smixer.layers.memory import set_memory as set_memory
 from snntorch_smixer.layers.mixer import SMixer as SMixer
 from snntorch_smixer.layers.mixer import SpikingTokenMixer as SpikingTokenMixer
 from snntorch_smixer.layers.mlp import SpikingMLP as SpikingMLP
@@ -45,5 +47,7 @@ __all__ = [
     "is_model",
     "list_models",
     "load_pretrained",
+    "memory_mode",
     "reset",
+    "set_memory",
 ]

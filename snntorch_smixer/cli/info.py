@@ -19,6 +19,7 @@ from snntorch_smixer.cli.arguments import Commands, add_command, add_json
 from snntorch_smixer.cli.counts import count, parameter_shapes
 from snntorch_smixer.cli.printing import print_json
 from snntorch_smixer.cli.subject import MODEL
+from snntorch_smixer.kernels.compiled import active
 from snntorch_smixer.models.saving import Blueprint
 from snntorch_smixer.zoo import registry
 from snntorch_smixer.zoo.locate import locate
@@ -83,7 +84,8 @@ def model(name: str) -> dict[str, Any]:
 
 def installation() -> dict[str, Any]:
     """Versions, hardware, extras and places, each a table; what a report of a problem should show."""
-    return {"versions": _versions(), "device": _device(), "extras": _extras(), "places": _places()}
+    found = {"versions": _versions(), "device": _device(), "kernels": _kernels()}
+    return found | {"extras": _extras(), "places": _places()}
 
 
 def _folder(name: str) -> Path | None:
@@ -106,8 +108,13 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _kernels() -> dict[str, str]:
+    """Which tier computes BatchNorm and neurons, and why."""
+    found = active()
+    return {"tier": found["active"], "why": found["why"]}
+
+
 def _device() -> dict[str, str]:
-    """A later list of the active kernels belongs here."""
     cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"cuda": ", ".join(cards) or "none", "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -64,6 +66,24 @@ def mix_shared(x: Tensor, w_prime: Tensor) -> Tensor:
     columns = x.reshape(-1, tokens, heads, channels // heads).permute(2, 1, 0, 3)  # (h, N', -1, C/h)
     mixed = torch.bmm(w_prime.to(x.dtype), columns.flatten(2)).unflatten(2, columns.shape[2:])
     return mixed.permute(2, 1, 0, 3).reshape(*x.shape[:-2], w_prime.shape[1], channels)
+
+
+def mix(x: Tensor, weight: Tensor, kept: Selection | None, whole: Callable[[Tensor], Tensor]) -> Tensor:
+    """``W_M X``, or ``W_M' X'`` on kept tokens, in the form that is cheapest.
+
+    Args:
+        x: tokens ``(..., N, C)``, or ``(T', B, N', C)`` with ``kept``.
+        weight: ``W_M`` as ``(h, N, N)``.
+        kept: what pruning kept of the N tokens.
+        whole: ``W_M X`` on all N tokens.
+    """
+    if kept is None or not kept.drops_tokens:
+        return whole(x)
+    if kept.w_prime == "crop" or kept.rows is not None:
+        return mix_shared(x, active_weight(weight, kept)[0])
+    if grid_is_cheaper(x, weight.shape[0], kept):
+        return restrict_to_kept(whole(expand_to_grid(x, kept)), kept)
+    return token_mix_reference(x, weight, kept)
 
 
 def grid_is_cheaper(x: Tensor, heads: int, kept: Selection) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,17 @@ from torch import Tensor, nn
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError, check_choice
 from snntorch_smixer.kernels import token_mix
+from snntorch_smixer.kernels.recompute import recompute_mix
+from snntorch_smixer.kernels.spike_linear import spike_mix
+from snntorch_smixer.kernels.spikes import Spikes
 from snntorch_smixer.kernels.token_mix import active_weight as active_weight
+from snntorch_smixer.layers.memory import KeepsLess, chain, fire_lean, firing_of, is_lean
 from snntorch_smixer.layers.unit import Unit, fire
 from snntorch_smixer.neurons import LIF, check_multi_step
 from snntorch_smixer.selection import Selection
 
 
-class SpikingTokenMixer(nn.Module):
+class SpikingTokenMixer(KeepsLess):
     """``SMixer(X) = SN(W_M X)`` between two projections: the paper's replacement for spiking self-attention.
 
     neuron - linear - BN - neuron - ``W_M`` - neuron - linear - BN. ``W_M`` sees spikes, so it only adds up weights. It
@@ -96,8 +101,18 @@ class SpikingTokenMixer(nn.Module):
         """
         self._check(x, kept)
         cap = None if kept is None else kept.spike_cap
+        if cap is None and is_lean(self, (self.value, self.proj), (self.neuron,)) and not self.w_m._forward_hooks:
+            return self._lean(x, kept)
         spikes = fire(self.neuron, self.value(x, cap), cap)
         return self.proj(self.mix(spikes, kept), cap)
+
+    def _lean(self, x: Tensor, kept: Selection | None) -> Tensor:
+        spikes = cast(Spikes, chain(self, (self.value,), x, then=self.neuron))
+        if self.memory == "recompute":
+            fired = recompute_mix(spikes, self.matrix, kept, firing_of(cast(nn.Module, self.proj.neuron)))
+        else:
+            fired = fire_lean(cast(nn.Module, self.proj.neuron), spike_mix(spikes, self.matrix, kept))
+        return cast(Tensor, chain(self, (self.proj,), fired))
 
     def mix(self, spikes: Tensor, kept: Selection | None = None) -> Tensor:
         """``W_M X``, or ``W_M' X'`` on kept tokens: spikes in, real values out, same shape."""
@@ -140,13 +155,7 @@ def mix_tokens(w_m: nn.Conv1d, x: Tensor, kept: Selection | None = None) -> Tens
         x: tokens ``(..., N, C)``, or ``(T', B, N', C)`` with ``kept``.
         kept: what pruning kept of the N tokens.
     """
-    if kept is None or not kept.drops_tokens:
-        return _mix_all(w_m, x)
-    if kept.w_prime == "crop" or kept.rows is not None:
-        return token_mix.mix_shared(x, token_mix.active_weight(matrix(w_m), kept)[0])
-    if token_mix.grid_is_cheaper(x, w_m.groups, kept):
-        return token_mix.restrict_to_kept(_mix_all(w_m, token_mix.expand_to_grid(x, kept)), kept)
-    return token_mix.token_mix_reference(x, matrix(w_m), kept)
+    return token_mix.mix(x, matrix(w_m), kept, lambda tokens: _mix_all(w_m, tokens))
 
 
 def _mix_all(w_m: nn.Conv1d, x: Tensor) -> Tensor:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
+from snntorch_smixer.layers.memory import KeepsLess, chain, is_lean
 from snntorch_smixer.layers.unit import Unit
 from snntorch_smixer.neurons import LIF
 from snntorch_smixer.selection import Selection
 
 
-class SpikingMLP(nn.Module):
+class SpikingMLP(KeepsLess):
     """neuron - linear C to H - BN - neuron - linear H to C - BN. Source: STMixer's FFN.
 
     Args:
@@ -32,4 +34,7 @@ class SpikingMLP(nn.Module):
         """Mix channels of ``(T, B, N', C)``; ``kept`` only supplies the spike cap."""
         shapes.check_token_axes("SpikingMLP", x, channels=self.dim)
         cap = None if kept is None else kept.spike_cap
+        units = (self.expand, self.contract)
+        if cap is None and is_lean(self, units):
+            return cast(Tensor, chain(self, units, x))
         return self.contract(self.expand(x, cap), cap)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError
+from snntorch_smixer.layers.memory import KeepsLess, chain, is_lean
 from snntorch_smixer.layers.unit import Unit
 from snntorch_smixer.neurons import LIF
 
@@ -17,7 +19,7 @@ CIFAR_STRIDES = (1, 1, 1, 2, 2)
 IMAGENET_STRIDES = (1, 2, 2, 2, 2)
 
 
-class SpikingPatchSplitting(nn.Module):
+class SpikingPatchSplitting(KeepsLess):
     """Image or event frames to tokens: five 3x3 convolutions beside one strided convolution from the input.
 
     Main path: in -> D/8 -> D/4 -> D/2 -> D -> 7D/8, each convolution behind a neuron except the first, BatchNorm after
@@ -72,9 +74,13 @@ class SpikingPatchSplitting(nn.Module):
         """
         steps = x.shape[0] if steps is None else steps
         self._check(x, steps)
-        main = _show(self.units[0](x), steps)
-        for unit in self.units[1:]:
-            main = unit(main)
+        units = [cast(Unit, unit) for unit in self.units]
+        if is_lean(self, units):
+            main = cast(Tensor, chain(self, units, x, steps=steps))
+        else:
+            main = _show(self.units[0](x), steps)
+            for unit in units[1:]:
+                main = unit(main)
         return shapes.grid_to_tokens(torch.cat([main, _show(self.short(x), steps)], 2))
 
     def _check(self, x: Tensor, steps: int) -> None:

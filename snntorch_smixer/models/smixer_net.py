@@ -17,6 +17,7 @@ from snntorch_smixer.layers.attention import SpikingSelfAttention
 from snntorch_smixer.layers.block import EncodingBlock
 from snntorch_smixer.layers.encode import encode
 from snntorch_smixer.layers.head import ClassifierHead
+from snntorch_smixer.layers.memory import set_memory
 from snntorch_smixer.layers.mixer import SpikingTokenMixer
 from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.stem import SpikingPatchSplitting
@@ -67,6 +68,15 @@ class SMixerNet(Network):
     def num_features(self) -> int:
         """C, channels of a token."""
         return self.config.dim
+
+    @property
+    def memory(self) -> str:
+        """What is kept for the backward pass, one of `snntorch_smixer.layers.memory.MODES`; may be set at any time."""
+        return self.stem.memory
+
+    @memory.setter
+    def memory(self, mode: str) -> None:
+        set_memory(self, mode)
 
     def live_config(self) -> SMixerConfig:
         """The configuration with the pruning settings of now."""

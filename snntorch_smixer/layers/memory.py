@@ -1,0 +1,159 @@
+"""How much a layer keeps between forward and backward: everything, the map's output and bits, or bits alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from snntorch_smixer.errors import SettingError, check_choice
+from snntorch_smixer.kernels.fire import RESETS, Firing, fire
+from snntorch_smixer.kernels.norm_fire import norm_fire, norm_only
+from snntorch_smixer.kernels.recompute import recompute_unit
+from snntorch_smixer.kernels.spike_linear import spike_conv2d, spike_linear
+from snntorch_smixer.kernels.spikes import Spikes
+from snntorch_smixer.layers.unit import Unit
+from snntorch_smixer.neurons import LIF
+
+MODES = ("reference", "fused", "recompute")
+"""reference: plain torch. fused: each map's output once, spikes as bits; BatchNorm and LIF are computed again in the
+backward pass. recompute: bits and the residual stream; the maps are computed again too. Results are the same."""
+
+
+class KeepsLess(nn.Module):
+    """A layer with a ``memory`` mode, one of `MODES`; "fused" unless it is told otherwise."""
+
+    memory: str = "fused"
+    chunks: int = 1
+    """Pieces of the batch that a convolution is computed again in, for a lower peak (memory="recompute")."""
+
+
+def set_memory(model: nn.Module, mode: str, *, chunks: int = 1) -> None:
+    """Choose what the layers of ``model`` keep for the backward pass. Results do not depend on it.
+
+    Args:
+        model: holds layers of this package.
+        mode: one of `MODES`.
+        chunks: pieces that a convolution takes the batch in when it is computed again.
+
+    Raises:
+        SettingError: unknown mode, or the model holds no layer that has one.
+    """
+    check_choice("set_memory", "mode", mode, MODES)
+    layers = _layers(model)
+    if chunks < 1:
+        raise SettingError(f"set_memory: chunks={chunks} must be at least 1. Pass the pieces of a batch.")
+    for layer in layers:
+        layer.memory, layer.chunks = mode, chunks
+
+
+@contextmanager
+def memory_mode(model: nn.Module, mode: str, *, chunks: int = 1) -> Iterator[None]:
+    """`set_memory` inside ``with``; afterwards every layer has its own mode again. The forward pass counts."""
+    before = [(layer, layer.memory, layer.chunks) for layer in _layers(model)]
+    set_memory(model, mode, chunks=chunks)
+    try:
+        yield
+    finally:
+        for layer, old, pieces in before:
+            layer.memory, layer.chunks = old, pieces
+
+
+def _layers(model: nn.Module) -> list[KeepsLess]:
+    layers = [m for m in model.modules() if isinstance(m, KeepsLess)]
+    if not layers:
+        raise SettingError(
+            f"set_memory: {type(model).__name__} holds no layer of this package. Pass a SMixerNet, or a model with "
+            "SpikingTokenMixer, SpikingMLP or SpikingPatchSplitting."
+        )
+    return layers
+
+
+def is_lean(layer: KeepsLess, units: Sequence[Unit], neurons: Sequence[nn.Module | None] = ()) -> bool:
+    """True where the lean form of a layer gives what the plain one gives, and keeps less.
+
+    Not without gradients, which keep nothing; not under ``torch.compile``, which fuses by itself; not with parts that
+    the kernels do not know, or that something hooks into.
+    """
+    if layer.memory == "reference" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    inside = [unit.neuron for unit in units if unit.neuron is not None] + [n for n in neurons if n is not None]
+    known = all(type(n) is LIF and n.step_mode == "m" and n.reset_mechanism in RESETS for n in inside)
+    parts = [part for unit in units for part in (unit, unit.linear, unit.norm)] + inside
+    return known and all(_is_plain(unit) for unit in units) and not any(_has_hooks(part) for part in parts)
+
+
+def _is_plain(unit: Unit) -> bool:
+    linear = unit.linear
+    if isinstance(linear, nn.Conv2d) and (linear.padding_mode != "zeros" or linear.padding == "same"):
+        return False
+    return type(linear) in (nn.Linear, nn.Conv2d) and type(unit.norm) in (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    # The last one is of hooks on every module of the process.
+    return any(getattr(module, kind) for kind in kinds) or bool(nn.modules.module._global_forward_hooks)
+
+
+class _Layer(Protocol):
+    memory: str
+    chunks: int
+
+
+def chain(
+    layer: _Layer, units: Sequence[Unit], x: Tensor | Spikes, *, then: nn.Module | None = None, steps: int | None = None
+) -> Tensor | Spikes:
+    """Units one after the other, in the lean form of ``layer.memory``; each neuron runs with the BatchNorm before it.
+
+    Args:
+        layer: says what is kept.
+        units: the first one's neuron fires on ``x``, unless ``x`` is spikes already or there is none.
+        x: what the units take.
+        then: neuron behind the last unit.
+        steps: T to show a static ``x`` of one step for.
+
+    Returns:
+        Spikes of ``then``; without it what the last BatchNorm gives.
+    """
+    first = units[0].neuron
+    state = x if first is None or isinstance(x, Spikes) else fire_lean(first, x)
+    for unit, follower in zip(units, [*(u.neuron for u in units[1:]), then], strict=True):
+        firing = None if follower is None else firing_of(follower)
+        shown = steps if unit is units[0] else None
+        state = _step(layer, unit, state, firing, shown)
+    return state
+
+
+def fire_lean(neuron: nn.Module, x: Tensor) -> Spikes:
+    """Spikes of a neuron on a real-valued stream, which keeps the stream and nothing else."""
+    rule = firing_of(neuron)
+    return fire(x, rule.beta, rule.threshold, rule.spike_grad, reset=rule.reset)
+
+
+def firing_of(neuron: nn.Module) -> Firing:
+    """Settings of a `LIF`."""
+    lif = cast(LIF, neuron)
+    return Firing(lif.beta, lif.threshold, lif.spike_grad, lif.reset_mechanism)
+
+
+def _step(layer: _Layer, unit: Unit, x: Tensor | Spikes, firing: Firing | None, steps: int | None) -> Tensor | Spikes:
+    if layer.memory == "recompute":
+        out: Tensor | Spikes = recompute_unit(x, unit.linear, unit.norm, firing, chunks=layer.chunks, steps=steps)
+        return out
+    z = _map(unit.linear, x)
+    if firing is None:
+        return norm_only(z, unit.norm)
+    return norm_fire(z, unit.norm, firing, steps=steps)
+
+
+def _map(linear: nn.Module, x: Tensor | Spikes) -> Tensor:
+    if isinstance(linear, nn.Linear):
+        return spike_linear(x, linear) if isinstance(x, Spikes) else linear(x)
+    conv = cast(nn.Conv2d, linear)
+    if isinstance(x, Spikes):
+        return spike_conv2d(x, conv)
+    return conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
