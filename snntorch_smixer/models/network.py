@@ -66,6 +66,7 @@ class Network(nn.Module):
     """
 
     config: NetworkConfig
+    head: nn.Module
     card: Card | None = None
 
     input_weights: ClassVar[tuple[str, ...]] = ()
@@ -134,7 +135,17 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Put a fresh, randomly initialised head for ``num_classes`` in; 0 leaves pooled features ``(B, C)``."""
+        """Put a fresh, randomly initialised head for ``num_classes`` in; 0 leaves pooled features ``(B, C)``.
+
+        Raises:
+            SettingError: ``num_classes`` is negative or no whole number.
+        """
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        like = next(self.parameters())
+        self.head = self.fresh_head().to(like.device, like.dtype)
+
+    def fresh_head(self) -> nn.Module:
+        """A randomly initialised head for the classes of ``config``."""
         raise NotImplementedError
 
     def save_pretrained(self, folder: str | Path, *, card: Card | None = None) -> Card:

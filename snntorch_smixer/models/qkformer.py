@@ -157,7 +157,7 @@ class QKFormer(TransformerNet):
             for stage, (width, depth) in enumerate(zip(widths, c.depths, strict=True), 1)
         )
         init_linear(self.modules())
-        self.head = self._fresh_head()
+        self.head = self.fresh_head()
 
     def stream(self, x: Tensor) -> Iterator[Tensor]:
         """What enters the first block, then what each block of the three stages gives, ``(T', B, C', H', W')``."""

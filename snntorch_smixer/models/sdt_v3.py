@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -241,7 +240,7 @@ class SDTV3(Network):
         self.block4 = nn.ModuleList(AttentionBlock(d, config) for _ in range(config.depths[1]))
         # The one neuron whose spikes are not divided.
         self.spike = IntegerSpike(levels, norm=1)
-        self.head = _head(d, config.num_classes)
+        self.head = self.fresh_head()
 
     @property
     def num_features(self) -> int:
@@ -270,24 +269,14 @@ class SDTV3(Network):
         pooled = self.spike(x.mean(2)).mean(0)
         return pooled if pre_logits else self.head(pooled)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a fresh, randomly initialised head for ``num_classes`` in; 0 leaves pooled features ``(B, C)``.
-
-        Raises:
-            SettingError: ``num_classes`` is negative or no whole number.
-        """
-        self.config = dataclasses.replace(self.config, num_classes=num_classes)
-        like = next(self.parameters())
-        self.head = _head(self.num_features, num_classes).to(like.device, like.dtype)
-
-
-def _head(dim: int, num_classes: int) -> nn.Module:
-    if not num_classes:
-        return nn.Identity()
-    head = nn.Linear(dim, num_classes)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    return head
+    def fresh_head(self) -> nn.Module:
+        """A randomly initialised head for the classes of ``config``."""
+        if not self.config.num_classes:
+            return nn.Identity()
+        head = nn.Linear(self.num_features, self.config.num_classes)
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        return head
 
 
 CONFIGS: Mapping[str, SDTV3Config] = {

@@ -40,6 +40,7 @@ class SMixerNet(Network):
     """
 
     config: SMixerConfig
+    head: ClassifierHead
     input_weights = ("stem.units.0.linear.weight", "stem.short.linear.weight")
     head_path = "head.linear"
 
@@ -62,7 +63,7 @@ class SMixerNet(Network):
             mlp = SpikingMLP(config.dim, hidden=round(config.dim * config.mlp_ratio), neuron=neuron)
             blocks.append(EncodingBlock(mixer, mlp))
         self.blocks = nn.ModuleList(blocks)
-        self.head = ClassifierHead(config.dim, config.num_classes)
+        self.head = self.fresh_head()
 
     @property
     def num_features(self) -> int:
@@ -98,15 +99,9 @@ class SMixerNet(Network):
         """Tokens ``(T', B, N', C)`` to logits ``(B, K)``; with ``pre_logits`` to pooled features ``(B, C)``."""
         return x.mean((0, 2)) if pre_logits else self.head(x).mean(0)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a fresh, randomly initialised head for ``num_classes`` in; 0 leaves pooled features ``(B, C)``.
-
-        Raises:
-            SettingError: ``num_classes`` is negative or no whole number.
-        """
-        self.config = dataclasses.replace(self.config, num_classes=num_classes)
-        like = next(self.parameters())
-        self.head = ClassifierHead(self.config.dim, num_classes).to(like.device, like.dtype)
+    def fresh_head(self) -> ClassifierHead:
+        """A randomly initialised head for the classes of ``config``."""
+        return ClassifierHead(self.config.dim, self.config.num_classes)
 
     def features_and_kept(self, x: Tensor) -> tuple[Tensor, Selection | None]:
         """Tokens ``(T', B, N', C)`` behind the last block, and what pruning kept (None: everything)."""

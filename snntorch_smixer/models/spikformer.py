@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
@@ -115,17 +114,8 @@ class TransformerNet(Network):
         pooled = x.mean(2).mean(0)
         return pooled if pre_logits else self.head(pooled)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a fresh, randomly initialised head for ``num_classes`` in; 0 leaves pooled features ``(B, C)``.
-
-        Raises:
-            SettingError: ``num_classes`` is negative or no whole number.
-        """
-        self.config = dataclasses.replace(self.config, num_classes=num_classes)
-        like = next(self.parameters())
-        self.head = self._fresh_head().to(like.device, like.dtype)
-
-    def _fresh_head(self) -> nn.Module:
+    def fresh_head(self) -> nn.Module:
+        """A randomly initialised head for the classes of ``config``."""
         c = self.config
         head = nn.Linear(c.dim, c.num_classes) if c.num_classes else nn.Identity()
         init_linear(head.modules())
@@ -158,7 +148,7 @@ class Spikformer(TransformerNet):
         self.patch_embed = SPS(c.in_channels, c.dim, pools=2 if c.variant == "cifar" else 4)
         self.block = nn.ModuleList(_block(c) for _ in range(c.depth))
         init_linear(self.modules())
-        self.head = self._fresh_head()
+        self.head = self.fresh_head()
 
     def stream(self, x: Tensor) -> Iterator[Tensor]:
         """What enters the first block, then what each block gives: tokens (cifar) or maps (imagenet)."""
