@@ -129,7 +129,9 @@ class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, bits: Tensor | None, values: Tensor, *rest: Tensor | None) -> Tensor:
         weight, bias, norm_weight, norm_bias = rest[:4]
-        given = _Input(plan, values.contiguous(), None, cast(values, plan.dtype).dtype)
+        # Unpacked bits are contiguous, so the spikes are too; what is kept as it is keeps its memory format.
+        stored = values if bits is None else values.contiguous()
+        given = _Input(plan, stored, None, cast(values, plan.dtype).dtype)
         z = given.unfold(_apply(plan, given, weight, bias))
         _check(plan, z)
         ctx.call, first, second, y = None, None, None, z
@@ -175,12 +177,12 @@ class _Input:
 
     def spans(self) -> list[slice]:
         total = self.fold(self.stored).shape[0]
-        size = -(-total // self.plan.chunks)
-        return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+        size = max(1, -(-total // self.plan.chunks))
+        return [slice(start, min(start + size, total)) for start in range(0, max(1, total), size)]
 
     def piece(self, span: slice) -> Tensor:
         part = self.fold(self.stored)[span]
-        return part.to(self.dtype).contiguous() if self.channels is None else unpack(part, self.channels, self.dtype)
+        return part.to(self.dtype) if self.channels is None else unpack(part, self.channels, self.dtype)
 
 
 def _check(plan: _Plan, z: Tensor) -> None:

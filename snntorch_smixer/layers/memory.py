@@ -9,7 +9,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from snntorch_smixer.errors import SettingError, check_choice
+from snntorch_smixer.errors import SettingError, check_choice, check_count
 from snntorch_smixer.kernels.fire import RESETS, Firing, fire
 from snntorch_smixer.kernels.norm_fire import norm_fire, norm_only
 from snntorch_smixer.kernels.recompute import recompute_unit
@@ -44,8 +44,7 @@ def set_memory(model: nn.Module, mode: str, *, chunks: int = 1) -> None:
     """
     check_choice("set_memory", "mode", mode, MODES)
     layers = _layers(model)
-    if chunks < 1:
-        raise SettingError(f"set_memory: chunks={chunks} must be at least 1. Pass the pieces of a batch.")
+    check_count("set_memory", "chunks", chunks)
     for layer in layers:
         layer.memory, layer.chunks = mode, chunks
 
@@ -83,7 +82,7 @@ def is_lean(layer: KeepsLess, units: Sequence[Unit], neurons: Sequence[nn.Module
     inside = [unit.neuron for unit in units if unit.neuron is not None] + [n for n in neurons if n is not None]
     known = all(type(n) is LIF and n.step_mode == "m" and n.reset_mechanism in RESETS for n in inside)
     parts = [part for unit in units for part in (unit, unit.linear, unit.norm)] + inside
-    return known and all(_is_plain(unit) for unit in units) and not any(_has_hooks(part) for part in parts)
+    return known and all(_is_plain(unit) for unit in units) and not any(has_hooks(part) for part in parts)
 
 
 def _is_plain(unit: Unit) -> bool:
@@ -93,10 +92,11 @@ def _is_plain(unit: Unit) -> bool:
     return type(linear) in (nn.Linear, nn.Conv2d) and type(unit.norm) in (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """True where something hooks into ``module``, or into every module of the process."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    # The last one is of hooks on every module of the process.
-    return any(getattr(module, kind) for kind in kinds) or bool(nn.modules.module._global_forward_hooks)
+    everywhere = nn.modules.module
+    return any(getattr(module, kind) or getattr(everywhere, f"_global{kind}") for kind in kinds)
 
 
 class _Layer(Protocol):

@@ -15,7 +15,7 @@ from snntorch_smixer.kernels.recompute import recompute_mix
 from snntorch_smixer.kernels.spike_linear import spike_mix
 from snntorch_smixer.kernels.spikes import Spikes
 from snntorch_smixer.kernels.token_mix import active_weight as active_weight
-from snntorch_smixer.layers.memory import KeepsLess, chain, fire_lean, firing_of, is_lean
+from snntorch_smixer.layers.memory import KeepsLess, chain, fire_lean, firing_of, has_hooks, is_lean
 from snntorch_smixer.layers.unit import Unit, fire
 from snntorch_smixer.neurons import LIF, check_multi_step
 from snntorch_smixer.selection import Selection
@@ -101,10 +101,15 @@ class SpikingTokenMixer(KeepsLess):
         """
         self._check(x, kept)
         cap = None if kept is None else kept.spike_cap
-        if cap is None and is_lean(self, (self.value, self.proj), (self.neuron,)) and not self.w_m._forward_hooks:
+        if cap is None and self._mixes_plainly() and is_lean(self, (self.value, self.proj), (self.neuron,)):
             return self._lean(x, kept)
         spikes = fire(self.neuron, self.value(x, cap), cap)
         return self.proj(self.mix(spikes, kept), cap)
+
+    def _mixes_plainly(self) -> bool:
+        """True where `mix` is the product with ``w_m.weight`` and nothing else."""
+        own_mix = type(self).mix is not SpikingTokenMixer.mix or "mix" in vars(self)
+        return not own_mix and type(self.w_m) is nn.Conv1d and self.w_m.bias is None and not has_hooks(self.w_m)
 
     def _lean(self, x: Tensor, kept: Selection | None) -> Tensor:
         spikes = cast(Spikes, chain(self, (self.value,), x, then=self.neuron))
