@@ -1,1 +1,1 @@
-"""Measuring any model: dense MACs, bytes kept for backward, throughput."""
+"""Measuring any model: dense MACs, bytes kept for backward, peak bytes, kernel launches, paired time, throughput."""

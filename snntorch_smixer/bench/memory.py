@@ -9,19 +9,23 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from snntorch_smixer.modes import in_mode
+from snntorch_smixer.bench.subject import training
 
 
-def saved_bytes(model: nn.Module, x: Tensor, *, batch_axis: int = 0) -> float:
+def saved_bytes(
+    model: nn.Module, x: Tensor, *, batch_axis: int = 0, fake: bool = False, autocast: torch.dtype | None = None
+) -> float:
     """Bytes per sample that the graph still holds for backward at the end of a training forward pass.
 
     Distinct storages are counted once; parameters, buffers and the input are left out, and so is what was saved for a
-    node that did not survive the forward pass. The model's buffers and mode are restored.
+    node that did not survive the forward pass. The model's buffers, gradients and mode are restored.
 
     Args:
         model: any module.
         x: its input.
         batch_axis: axis of ``x`` that counts samples.
+        fake: take the shapes alone and compute nothing, so that large networks need no memory.
+        autocast: dtype of the forward pass under ``torch.autocast``; the casts of the weights are counted.
     """
     saved: list[weakref.ref[_Saved]] = []
 
@@ -30,17 +34,13 @@ def saved_bytes(model: nn.Module, x: Tensor, *, batch_axis: int = 0) -> float:
         saved.append(weakref.ref(held))
         return held
 
-    buffers = {name: b.clone() for name, b in model.named_buffers()}
-    try:
-        with in_mode(model, training=True), torch.autograd.graph.saved_tensors_hooks(pack, _Saved.unpack):
-            out = model(x)
-        mine = {t.untyped_storage().data_ptr() for t in chain(model.parameters(), model.buffers(), [x])}
-        kept = {s.data_ptr(): s.nbytes() for s in _storages(saved) if s.data_ptr() not in mine}
+    with training(model, x, fake=fake, autocast=autocast) as subject:
+        with torch.autograd.graph.saved_tensors_hooks(pack, _Saved.unpack):
+            out = subject.forward()
+        mine = {_key(t.untyped_storage()) for t in chain(model.parameters(), model.buffers(), [subject.x])}
+        kept = {_key(s): s.nbytes() for s in _storages(saved)}
         del out
-    finally:
-        for name, b in model.named_buffers():
-            b.copy_(buffers[name])
-    return sum(kept.values()) / x.shape[batch_axis]
+    return sum(nbytes for key, nbytes in kept.items() if key not in mine) / x.shape[batch_axis]
 
 
 class _Saved:
@@ -59,3 +59,8 @@ def _storages(saved: list[weakref.ref[_Saved]]) -> Iterator[torch.UntypedStorage
         held = ref()
         if held is not None:
             yield held.tensor.untyped_storage()
+
+
+def _key(storage: torch.UntypedStorage) -> int:
+    # A fake storage has no address, so what names a storage is the object itself.
+    return storage._cdata

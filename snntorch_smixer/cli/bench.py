@@ -1,8 +1,9 @@
-"""``smixer bench``: models side by side on the same input."""
+"""``smixer bench``: models side by side on the same input, or one of the benchmarks of this package."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from snntorch_smixer.bench.macs import dense_macs
 from snntorch_smixer.bench.memory import saved_bytes
 from snntorch_smixer.bench.throughput import throughput
 from snntorch_smixer.cli.arguments import Commands, add_command, add_device, add_json, add_pruning, add_quiet
+from snntorch_smixer.cli.bench_suites import SUITES, run_suite
 from snntorch_smixer.cli.listing import pruning
 from snntorch_smixer.cli.printing import columns, print_json, progress
 from snntorch_smixer.cli.subject import CALLED, add_batch, check_pruning, device, load_batch, load_model, pruned
@@ -22,7 +24,13 @@ _EXAMPLES = """
   smixer bench smixer-2-64-fmnist --ps 0.3 --t 1                a model, and the same with its tokens and steps pruned
   smixer bench spikformer-4-384 smixer-4-384 --batch 8 --device cuda
   smixer bench my_package.nets:build --shape 4,3,32,32 --json   your own model: a function without arguments
+  smixer bench memory --out results                             bytes of a training step, by how the network is run
+  smixer bench memory smixer-4-384                              the same, of one network
+  smixer bench neuron                                           neurons against a loop over snntorch.Leaky
+  smixer bench train_step                                       training steps against the plain loop; minutes
 """
+
+_BATCH, _ROUNDS = 4, 5
 
 
 def add(commands: Commands) -> None:
@@ -30,19 +38,26 @@ def add(commands: Commands) -> None:
     epilog = "\nimages/s is measured in turns and changes from run to run; compare the ratios."
     text = "operations, training memory and speed of models side by side"
     parser = add_command(commands, "bench", text=text, examples=_EXAMPLES, epilog=epilog)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help=CALLED)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"{CALLED}; or {', '.join(SUITES)}: a benchmark")
     add_batch(parser)
     add_pruning(parser, "add the wrapped twin of each model")
-    parser.add_argument("--rounds", type=int, default=5, help="timed passes per model; default: 5")
+    parser.add_argument("--rounds", type=int, help="timed passes per model; default: 5, in neuron 10")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of a benchmark: write NAME.json and NAME.png there")
     add_device(parser)
     add_json(parser)
     add_quiet(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, batch=None)
 
 
 def run(args: argparse.Namespace) -> int:
     """Load, measure, print."""
+    if args.models[0] in SUITES:
+        return run_suite(args)
+    if args.out is not None:
+        raise SettingError(f"bench: --out is for the benchmarks {', '.join(SUITES)}. Pass --json to keep the numbers.")
     check_pruning("bench", args)
+    args.batch = _BATCH if args.batch is None else args.batch
+    args.rounds = _ROUNDS if args.rounds is None else args.rounds
     if args.rounds < 1:
         raise SettingError(f"--rounds {args.rounds}: expected at least 1.")
     where = device(args.device)
