@@ -9,6 +9,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from snntorch_smixer import shapes
 from snntorch_smixer.errors import SettingError, check_choice, check_count
 from snntorch_smixer.kernels.fire import RESETS, Firing, fire
 from snntorch_smixer.kernels.norm_fire import norm_fire, norm_only
@@ -156,4 +157,4 @@ def _map(linear: nn.Module, x: Tensor | Spikes) -> Tensor:
     conv = cast(nn.Conv2d, linear)
     if isinstance(x, Spikes):
         return spike_conv2d(x, conv)
-    return conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return shapes.unfold_steps(conv(shapes.fold_steps(x)), x.shape[0])

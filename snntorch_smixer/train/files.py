@@ -49,6 +49,28 @@ class Files(Dataset[tuple[Tensor, int]], Generic[Key]):
             return self.reader(key), label
 
 
+class OnDisk:
+    """Counts of a data set whose samples lie on disk.
+
+    Attributes:
+        train: files and labels.
+        test: files and labels, in order.
+    """
+
+    train: list[Sample]
+    test: list[Sample]
+
+    @property
+    def train_count(self) -> int:
+        """Samples to train on."""
+        return len(self.train)
+
+    @property
+    def test_count(self) -> int:
+        """Samples to evaluate on."""
+        return len(self.test)
+
+
 def shuffled(
     samples: Sequence[tuple[Key, int]], reader: Reader[Key], *, batch_size: int, workers: int, axis: int
 ) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from snntorch_smixer.train.augment import augment, erase, rand_augment
 from snntorch_smixer.train.data import normalise
 from snntorch_smixer.train.files import (
     Batch,
+    OnDisk,
     Sample,
     check_same_classes,
     default_workers,
@@ -29,7 +30,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
-class FolderData:
+class FolderData(OnDisk):
     """Pictures on disk, decoded in worker processes.
 
     Attributes:
@@ -56,16 +57,6 @@ class FolderData:
     def shape(self) -> tuple[int, ...]:
         """``(C, H, W)``."""
         return 3, *self.size
-
-    @property
-    def train_count(self) -> int:
-        """Pictures to train on."""
-        return len(self.train)
-
-    @property
-    def test_count(self) -> int:
-        """Pictures to evaluate on."""
-        return len(self.test)
 
     def train_batches(self, recipe: Recipe) -> Iterator[Batch]:
         """One epoch in random order: random resized crop, flip, RandAugment, erasing.

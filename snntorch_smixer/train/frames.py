@@ -18,6 +18,7 @@ from snntorch_smixer.errors import CardError, SettingError
 from snntorch_smixer.train.augment import augment, erase
 from snntorch_smixer.train.files import (
     Batch,
+    OnDisk,
     Sample,
     check_same_classes,
     default_workers,
@@ -28,7 +29,7 @@ from snntorch_smixer.train.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
-class FrameData:
+class FrameData(OnDisk):
     """Event frames on disk, read in worker processes; numbers of events, not normalised.
 
     Attributes:
@@ -48,16 +49,6 @@ class FrameData:
     workers: int = field(default_factory=default_workers)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-
-    @property
-    def train_count(self) -> int:
-        """Recordings to train on."""
-        return len(self.train)
-
-    @property
-    def test_count(self) -> int:
-        """Recordings to evaluate on."""
-        return len(self.test)
 
     def train_batches(self, recipe: Recipe) -> Iterator[Batch]:
         """One epoch in random order, ``(T, B, C, H, W)``: crop, flip and erasing, alike in all steps of a recording.

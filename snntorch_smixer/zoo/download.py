@@ -170,8 +170,9 @@ def _check(folder: Path, repo_id: str, files: Mapping[str, FileRecord] | None) -
             files = Card.load(folder).files
         for name in (CONFIG, WEIGHTS):
             path, wanted = folder / name, (files or {}).get(name)
-            _check_announced(path)
-            if wanted is not None:
+            found = _check_announced(path)
+            # Weights are large: what was hashed just now is not hashed once more.
+            if wanted is not None and found != wanted:
                 check_file(path, wanted, owner=repo_id)
     except CardError as error:
         for name in (CONFIG, WEIGHTS) if pinned else (CONFIG, WEIGHTS, CARD):
@@ -179,20 +180,26 @@ def _check(folder: Path, repo_id: str, files: Mapping[str, FileRecord] | None) -
         raise CardError(f"{error} It was taken out of the cache.") from error
 
 
-def _check_announced(path: Path) -> None:
-    """In the cache a file is called as the Hub announced it: large ones by SHA-256, small ones by git's hash."""
-    announced, kind = path.resolve().name, "SHA-256"
+def _check_announced(path: Path) -> FileRecord | None:
+    """In the cache a file is called as the Hub announced it: large ones by SHA-256, small ones by git's hash.
+
+    Returns:
+        What the file was found to be, where it was called by its SHA-256.
+    """
+    announced, kind, record = path.resolve().name, "SHA-256", None
     if re.fullmatch(r"[0-9a-f]{64}", announced):
-        found = record_of(path).sha256
+        record = record_of(path)
+        found = record.sha256
     elif is_commit(announced):
         content, kind = path.read_bytes(), "git hash"
         found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     else:
-        return
+        return None
     if found != announced:
         raise CardError(
             f"{path}: {kind} {found[:12]}..., the Hub announced {announced[:12]}...; the file is corrupt. Get it again."
         )
+    return record
 
 
 def _forget(path: Path) -> None:

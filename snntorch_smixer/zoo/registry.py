@@ -43,9 +43,12 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
         pattern: shell pattern, for example ``"smixer-8*"``.
         pretrained: only those with weights, shipped or published on the Hub.
     """
-    names = {name for name in configured() if not pretrained or name in shipped() or model_card(name).is_published}
-    if not pretrained:
-        names |= set(CONFIGS) | {name + TWIN for name in CONFIGS if isinstance(CONFIGS[name], SMixerConfig)}
+    if pretrained:
+        here = set(shipped())
+        names = {name for name in configured() if name in here or model_card(name).is_published}
+    else:
+        names = set(configured()) | set(CONFIGS)
+        names |= {name + TWIN for name in CONFIGS if isinstance(CONFIGS[name], SMixerConfig)}
     return sorted(name for name in names if fnmatch(name, pattern))
 
 
