@@ -11,13 +11,14 @@ from torch import Tensor
 from snntorch_smixer.errors import LayoutError
 
 TOKEN_AXES = "t b n c"
+MAP_AXES = "t b c h w"
 
 
-def axis(letter: str) -> int:
-    """Position of an axis letter in ``(T, B, N, C)``."""
-    letters = TOKEN_AXES.split()
+def axis(letter: str, axes: str = TOKEN_AXES) -> int:
+    """Position of an axis letter in ``axes``: `TOKEN_AXES` or `MAP_AXES`."""
+    letters = axes.split()
     if letter not in letters:
-        raise LayoutError(f"shapes.axis: got axis {letter!r}. Expected one of {TOKEN_AXES}.")
+        raise LayoutError(f"shapes.axis: got axis {letter!r}. Expected one of {axes}.")
     return letters.index(letter)
 
 

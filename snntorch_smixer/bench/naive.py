@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import cast
 
@@ -23,7 +23,7 @@ from snntorch_smixer.layers.unit import Unit
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.neurons import LIF
 from snntorch_smixer.rest import leave_instances, reset
-from snntorch_smixer.selection import Selection
+from snntorch_smixer.selection import Selection, take_steps
 
 
 def naive_twin(net: SMixerNet) -> NaiveTwin:
@@ -160,8 +160,9 @@ class NaiveTwin(nn.Module):
 
     def step_logits(self, frames: Tensor, steps: int) -> Tensor:
         """Folded frames ``(T*B, C, H, W)`` to the logits of each kept step ``(T', B, K)``."""
-        net, kept = self.net, None
-        x = self._stem(frames, steps)
+        net = self.net
+        x, kept = self._stem(frames, steps)
+        steps = steps if kept is None else kept.num_steps
         for index, block in enumerate(net.blocks):
             x, kept = self._prune(x, steps, kept, index)
             steps = steps if kept is None else kept.num_steps
@@ -170,11 +171,20 @@ class NaiveTwin(nn.Module):
             x = x + _unit(mlp.contract, _unit(mlp.expand, x, steps, kept), steps, kept)
         return cast(Tensor, net.head.linear(x.mean(2).unflatten(0, (steps, -1))))
 
-    def _stem(self, frames: Tensor, steps: int) -> Tensor:
-        stem, x = self.net.stem, frames
-        for unit in stem.units:
-            x = _unit(cast(Unit, unit), x, steps)
-        return torch.cat([x, _unit(stem.short, frames, steps)], 1).flatten(2)
+    def _stem(self, frames: Tensor, steps: int) -> tuple[Tensor, Selection | None]:
+        stem, dstsp, x = self.net.stem, self.net.dstsp, frames
+        choice = None if dstsp is None else dstsp.choice_in_stem(steps, self.net.config.num_tokens)
+        for index, unit in enumerate(cast(Iterable[Unit], stem.units)):
+            kept = None if choice is None else choice.kept
+            spikes = _fire(unit.neuron, x, steps, kept)
+            if choice is not None and index == choice.unit:
+                chosen = choice(spikes.unflatten(0, (steps, -1)))
+                spikes, frames = (_at(chosen, maps, steps) for maps in (spikes, frames))
+                steps = chosen.shape[1]
+                spikes = _fire(None, spikes, steps, choice.kept)
+            x = _map(unit, spikes)
+        kept = None if choice is None else choice.kept
+        return torch.cat([x, _map(stem.short, frames)], 1).flatten(2), kept
 
     def _prune(self, x: Tensor, steps: int, kept: Selection | None, block: int) -> tuple[Tensor, Selection | None]:
         dstsp = self.net.dstsp
@@ -245,10 +255,18 @@ def _mix_head(x: Tensor, weight: Tensor) -> Tensor:
 
 def _unit(unit: Unit, x: Tensor, steps: int, kept: Selection | None = None) -> Tensor:
     """Neuron, convolution, BatchNorm on folded maps or ``(T*B, C, N)``."""
-    spikes = _fire(unit.neuron, x, steps, kept)
+    return _map(unit, _fire(unit.neuron, x, steps, kept))
+
+
+def _map(unit: Unit, spikes: Tensor) -> Tensor:
     linear = unit.linear
     y = linear(spikes) if isinstance(linear, nn.Conv2d) else F.conv1d(spikes, linear.weight.unsqueeze(2))
     return cast(Tensor, unit.norm(y))
+
+
+def _at(chosen: Tensor, maps: Tensor, steps: int) -> Tensor:
+    """The chosen steps ``(B, T')`` of folded maps ``(T*B, ...)``."""
+    return take_steps(maps.unflatten(0, (steps, -1)), chosen).flatten(0, 1)
 
 
 def _fire(neuron: nn.Module | None, x: Tensor, steps: int, kept: Selection | None) -> Tensor:

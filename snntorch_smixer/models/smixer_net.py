@@ -24,6 +24,7 @@ from snntorch_smixer.layers.stem import SpikingPatchSplitting
 from snntorch_smixer.models.config import SMixerConfig
 from snntorch_smixer.models.network import Network, block_indices
 from snntorch_smixer.neurons import LIF, Dspike
+from snntorch_smixer.pruning.place import StepChoice
 from snntorch_smixer.pruning.pruner import DSTSP
 from snntorch_smixer.selection import Selection
 
@@ -134,7 +135,9 @@ class SMixerNet(Network):
 
     def _states(self, x: Tensor) -> Iterator[tuple[Tensor, Selection | None]]:
         """The stream in front of the blocks, then behind each block."""
-        x, kept = self.tokens(x), None
+        choice = self.step_choice()
+        x = self.tokens(x, choice=choice)
+        kept = None if choice is None else choice.kept
         yield x, kept
         for index, block in enumerate(self.blocks):
             x, kept = self.prune(x, kept, index)
@@ -146,11 +149,15 @@ class SMixerNet(Network):
             tokens = expand_to_grid(tokens, kept)
         return shapes.tokens_to_grid(tokens, *self.config.grid)
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """Stem output, real-valued tokens ``(T, B, N, C)``."""
+    def tokens(self, x: Tensor, *, choice: StepChoice | None = None) -> Tensor:
+        """Stem output, real-valued tokens ``(T, B, N, C)``, of the steps that ``choice`` keeps in the stem."""
         c = self.config
         frames = encode(x, steps=c.T, channels=c.in_channels, size=c.img_size)
-        return self.stem(frames, steps=c.T)
+        return self.stem(frames, steps=c.T, choice=choice)
+
+    def step_choice(self) -> StepChoice | None:
+        """A new choice of steps inside the stem for `tokens`, as ``dstsp.place`` says; None where none are dropped."""
+        return None if self.dstsp is None else self.dstsp.choice_in_stem(self.config.T, self.config.num_tokens)
 
     def first_spikes(self, tokens: Tensor, block: int = 0) -> Tensor:
         """Spikes ``(T, B, N, C)`` of the first neuron of a block on the stream in front of it: where SIV is taken."""

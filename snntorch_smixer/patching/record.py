@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.pruning.pruner import DSTSPConfig
@@ -27,6 +28,7 @@ class Plan:
         has_spikes: False where the stream holds real values that no neuron reads: nothing can be ranked there.
         refusal: why nothing can be dropped, "" where it can.
         edits: one line per edit.
+        memory: what the memory mode does, one line each; only `summary` tells.
     """
 
     model: str
@@ -41,6 +43,7 @@ class Plan:
     has_spikes: bool
     refusal: str
     edits: tuple[str, ...]
+    memory: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         steps, what = self.steps, "steps" if self.levels is None else "levels"
@@ -52,7 +55,58 @@ class Plan:
             f"  {what:<11} {_arrow(*steps)}",
             f"  parameters  {before:,} -> {'known after the first forward' if after is None else f'{after:,}'}",
         ]
-        return "\n".join([*lines, *(f"  {edit}" for edit in self.edits)])
+        return "\n".join([*lines, *(f"  {edit}" for edit in (*self.edits, *self.memory))])
+
+
+@dataclass(eq=False)
+class Found:
+    """What the memory mode found in a model, by dotted name.
+
+    Attributes:
+        neurons: "" for those that run again in the backward pass, for the others why they do not.
+        pairs: the BatchNorm in front of a neuron, "" where what it reads is kept.
+        maps: linear maps that are computed again.
+        refused: calls whose result could not be made again bit for bit.
+        elsewhere: neurons that ran inside a checkpoint of the model, or other hooks on saved tensors, last time.
+        looked: (mode, number of trained parameters) with which a forward pass was seen to its end.
+        note: why the last forward pass kept everything, "" where it did not.
+    """
+
+    neurons: dict[str, str] = field(default_factory=dict)
+    pairs: dict[str, str] = field(default_factory=dict)
+    maps: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
+    looked: set[tuple[str, int]] = field(default_factory=set)
+    note: str = ""
+
+    def lines(self, mode: str) -> tuple[str, ...]:
+        """What there is to say about ``mode``, one line each."""
+        if mode == "reference":
+            return ("memory reference: kept as upstream does; set_memory(model, 'fused') keeps less",)
+        if self.note:
+            return (f"memory {mode}: everything is kept, because {self.note}",)
+        if mode not in (seen for seen, _ in self.looked):
+            return (f"memory {mode}: pairs of BatchNorm and neuron are looked for in the first training forward",)
+        again = [neuron for neuron, reason in self.neurons.items() if not reason]
+        pairs = [f"{self.pairs[neuron]} -> {neuron}" for neuron in again if self.pairs[neuron]]
+        alone = [neuron for neuron in again if not self.pairs[neuron]]
+        lines = [
+            _listed("BatchNorm -> neuron, both computed again", pairs),
+            _listed("neurons computed again, what they read is kept", alone),
+            _listed("maps computed again", sorted(self.maps)) if mode == "recompute" else "",
+            _listed("left as they are", [f"{name} ({why})" for name, why in self.neurons.items() if why]),
+            _listed("left because a checkpoint or other hooks keep for them", sorted(self.elsewhere)),
+            _listed("left because they do not repeat bit for bit", sorted(self.refused)),
+        ]
+        if not again:
+            lines.insert(0, "no neuron can be computed again, so its membranes are kept; spikes are kept as bits")
+        return tuple(f"memory {mode}: {line}" for line in lines if line)
+
+
+def _listed(what: str, names: Iterable[str]) -> str:
+    listed = list(names)
+    return f"{what}, {len(listed)}: {', '.join(listed)}" if listed else ""
 
 
 def _arrow(before: int | None, after: int | None) -> str:
@@ -87,6 +141,11 @@ def check_fits(plan: Plan, settings: DSTSPConfig) -> None:
         raise SettingError(
             f"wrap: the stream of this {plan.model} holds real values and no neuron module reads it, so there are no "
             "spikes to rank steps and tokens by. Pass ps=0, t=None to swap only, or make its spike function a module."
+        )
+    if settings.place != "stem":
+        raise SettingError(
+            f"wrap: place={settings.place!r} is inside the stem of a network of this package; in a wrapped model steps "
+            "are dropped behind the stem. Pass place='stem'."
         )
     if settings.spike_cap is not None:
         raise SettingError(

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError, check_choice, is_count
+from snntorch_smixer.pruning.place import PLACES, StepChoice, unit_of
 from snntorch_smixer.pruning.rates import Rates, Schedule, check_rates, rate_at
 from snntorch_smixer.pruning.siv import RANKINGS, rank, siv
 from snntorch_smixer.pruning.softmatch import MERGES, merge_dropped
 from snntorch_smixer.pruning.spatial import tokens_kept
-from snntorch_smixer.pruning.temporal import dstp
 from snntorch_smixer.selection import W_PRIMES, Selection, take_steps
 from snntorch_smixer.tables import check_keys
 
@@ -37,6 +37,9 @@ class DSTSPConfig:
             N' rows and columns for the batch; at inference each token has its own row and column again.
         spike_cap: spikes that each neuron behind the pruning may fire over the kept steps; None for no limit.
         active: prune in "train", "eval", "both" or "never".
+        place: where steps are dropped. "stem": behind the stem, as in the paper. "lif4" to "lif1": at that neuron
+            inside the stem of a network of this package, by its spikes; what follows runs on the kept steps only, so
+            an earlier place costs less, and decides on less. Tokens are dropped behind the stem wherever steps are.
     """
 
     ps: Rates = 0.3
@@ -46,6 +49,7 @@ class DSTSPConfig:
     w_prime: str = "gather"
     spike_cap: int | None = None
     active: str = "both"
+    place: str = "stem"
 
     def __post_init__(self) -> None:
         if isinstance(self.ps, list):
@@ -63,6 +67,7 @@ class DSTSPConfig:
         check_choice("DSTSP", "ranking", self.ranking, RANKINGS)
         check_choice("DSTSP", "w_prime", self.w_prime, W_PRIMES)
         check_choice("DSTSP", "active", self.active, ACTIVE)
+        check_choice("DSTSP", "place", self.place, PLACES)
         if self.w_prime == "crop" and self.active in ("train", "eval"):
             raise SettingError(
                 f"DSTSP: w_prime='crop' gives W_M another meaning (row i is the i-th busiest token), so it cannot be "
@@ -111,7 +116,7 @@ class DSTSP(nn.Module):
         depth: number of blocks behind it, for rates per block; None when one number is all it will get.
     """
 
-    ps, t, merge, ranking, w_prime, spike_cap, active = (_Setting() for _ in range(7))
+    ps, t, merge, ranking, w_prime, spike_cap, active, place = (_Setting() for _ in range(8))
 
     def __init__(self, settings: DSTSPConfig | None = None, *, depth: int | None = None) -> None:
         super().__init__()
@@ -147,6 +152,19 @@ class DSTSP(nn.Module):
             return not (all_steps and self.tokens_left(tokens, block) == tokens and s.spike_cap is None)
         left = self.tokens_left(kept.full_tokens, block)
         return left != kept.tokens.shape[1] if self.keeps_grid else left < kept.tokens.shape[1]
+
+    def choice_in_stem(self, steps: int, tokens: int) -> StepChoice | None:
+        """What to call inside the stem, see `place`; None where no steps are dropped there.
+
+        Args:
+            steps: T.
+            tokens: N behind the stem.
+
+        Raises:
+            SettingError: t is larger than T.
+        """
+        unit, t = unit_of(self.settings.place), self._steps_to_keep(steps)
+        return self._choice(unit, tokens, t) if unit and self.is_active() and t != steps else None
 
     def forward(
         self, x: Tensor, spikes: Tensor, kept: Selection | None = None, block: int = 0
@@ -188,14 +206,16 @@ class DSTSP(nn.Module):
         return steps if self.settings.t is None else self.settings.t
 
     def _prune_steps(self, x: Tensor, spikes: Tensor) -> tuple[Tensor, Tensor, Selection]:
-        chosen, steps, tokens = self.settings, x.shape[0], x.shape[2]
-        t = self._steps_to_keep(steps)
-        kept_steps = dstp(spikes, t, chosen.ranking)
-        if t < steps:
-            x, spikes = take_steps(x, kept_steps), take_steps(spikes, kept_steps)
-        every = torch.arange(tokens, device=x.device).expand(x.shape[1], tokens)
-        kept = Selection(kept_steps, every, steps, tokens, w_prime=chosen.w_prime, spike_cap=chosen.spike_cap)
-        return x, spikes, kept
+        t = self._steps_to_keep(x.shape[0])
+        choice = self._choice(0, x.shape[2], t)
+        steps = choice(spikes)
+        if t < x.shape[0]:
+            x, spikes = take_steps(x, steps), take_steps(spikes, steps)
+        return x, spikes, cast(Selection, choice.kept)
+
+    def _choice(self, unit: int, tokens: int, t: int) -> StepChoice:
+        s = self.settings
+        return StepChoice(unit, tokens, t, s.ranking, s.w_prime, s.spike_cap)
 
     def _select(self, spikes: Tensor, kept: Selection, block: int) -> Selection:
         chosen, tokens = self.settings, kept.full_tokens
@@ -217,5 +237,5 @@ class DSTSP(nn.Module):
         s = self.settings
         return (
             f"ps={s.ps}, t={s.t}, merge={s.merge}, ranking={s.ranking}, w_prime={s.w_prime}, "
-            f"spike_cap={s.spike_cap}, active={s.active}"
+            f"spike_cap={s.spike_cap}, active={s.active}, place={s.place}"
         )

@@ -7,19 +7,28 @@ from torch import Tensor
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import check_choice
+from snntorch_smixer.kernels.spikes import Spikes
 
 RANKINGS = ("low", "high", "random")
 
 
-def siv(spikes: Tensor, over: str) -> Tensor:
-    """Spike intensity value: spikes summed over the named axes of ``(T, B, N, C)``.
+def siv(spikes: Tensor | Spikes, over: str) -> Tensor:
+    """Spike intensity value: spikes summed over the named axes of tokens ``(T, B, N, C)`` or maps ``(T, B, C, H, W)``.
 
-    ``over="c"`` gives one value per token, ``(T, B, N)``; ``over="n c"`` one per step, ``(T, B)``; ``over="t c"`` one
-    per token over all steps, ``(B, N)``. Sums are float32 and so exact up to 2^24 spikes, also under autocast. Source:
-    paper, SIV; I_S and I_T.
+    ``over="c"`` gives one value per token, ``(T, B, N)``; ``over="n c"`` one per step, ``(T, B)``, and so does
+    ``over="c h w"`` of maps; ``over="t c"`` one per token over all steps, ``(B, N)``. Sums are float32 and so exact up
+    to 2^24 spikes, also under autocast. Spikes that carry bits are counted on the bits. Source: paper, SIV; I_S, I_T.
+
+    Raises:
+        LayoutError: neither tokens nor maps, or an axis that they do not have.
     """
-    shapes.check_tokens("siv", spikes)
-    return spikes.sum([shapes.axis(a) for a in over.split()], dtype=torch.float32)
+    is_map = len(spikes.shape) == 5
+    if not is_map and isinstance(spikes, Tensor):
+        shapes.check_tokens("siv", spikes)
+    axes = [shapes.axis(a, shapes.MAP_AXES if is_map else shapes.TOKEN_AXES) for a in over.split()]
+    if isinstance(spikes, Spikes):
+        return spikes.count(tuple(axes)).to(torch.float32)
+    return spikes.sum(axes, dtype=torch.float32)
 
 
 def rank(scores: Tensor, ranking: str = "low") -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from snntorch_smixer.extras import need
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.modes import in_mode
 from snntorch_smixer.pruning.siv import siv
+from snntorch_smixer.pruning.temporal import step_siv
+from snntorch_smixer.selection import take_steps
 
 _GREY = (0.82, 0.82, 0.84)
 _ACCENT = "#d1495b"
@@ -26,13 +28,15 @@ class PruningTrace:
     """What one pruning decision was based on, and what it was.
 
     Attributes:
-        siv: ``(T, B, N)`` spikes per step and token.
+        step_siv: ``(T, B)`` spikes per step, where steps were chosen.
+        token_siv: ``(B, N)`` spikes per token over the kept steps.
         steps: ``(B, T')`` kept steps.
         kept: ``(B, N)`` bool, True where the token was kept.
         grid: (rows, columns) of the tokens.
     """
 
-    siv: Tensor
+    step_siv: Tensor
+    token_siv: Tensor
     steps: Tensor
     kept: Tensor
     grid: tuple[int, int]
@@ -45,14 +49,19 @@ def trace_pruning(net: SMixerNet, x: Tensor) -> PruningTrace:
         SettingError: the network does not prune this input.
     """
     with in_mode(net, training=False), torch.no_grad():
-        tokens = net.tokens(x)
-        spikes = net.first_spikes(tokens)
-        kept = None if net.dstsp is None else net.dstsp(tokens, spikes)[1]
+        choice = net.step_choice()
+        tokens = net.tokens(x, choice=choice)
+        spikes, early = net.first_spikes(tokens), None if choice is None else choice.kept
+        kept = early if net.dstsp is None else net.dstsp(tokens, spikes, early)[1]
     if kept is None:
         raise SettingError(
             "trace_pruning: this network prunes nothing here. Wrap it with dstsp.wrap, or set dstsp.active to 'both'."
         )
-    return PruningTrace(siv(spikes, "c").cpu(), kept.steps.cpu(), kept.keep_mask().cpu(), net.config.grid)
+    by_step = step_siv(spikes) if choice is None else cast(Tensor, choice.siv)
+    on_kept = spikes if early is not None else take_steps(spikes, kept.steps)
+    return PruningTrace(
+        by_step.cpu(), siv(on_kept, "t c").cpu(), kept.steps.cpu(), kept.keep_mask().cpu(), net.config.grid
+    )
 
 
 def draw_pruning(images: Tensor, trace: PruningTrace, titles: Sequence[str]) -> Any:
@@ -85,9 +94,9 @@ def draw_pruning(images: Tensor, trace: PruningTrace, titles: Sequence[str]) -> 
         picture = _picture(images[i])
         axes[0, i].imshow(picture, cmap="gray", vmin=0, vmax=1)
         axes[0, i].set_title(titles[i], fontsize=9)
-        axes[1, i].imshow(_kept_step_map(trace, i), cmap="magma")
+        axes[1, i].imshow(trace.token_siv[i].view(trace.grid).numpy(), cmap="magma")
         axes[2, i].imshow(_grey_out(picture, trace.kept[i].view(trace.grid).numpy()))
-        _draw_steps(axes[3, i], trace.siv[:, i].sum(1).numpy(), trace.steps[i].tolist())
+        _draw_steps(axes[3, i], trace.step_siv[:, i].numpy(), trace.steps[i].tolist())
     for axis in axes[:3].flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -97,10 +106,6 @@ def draw_pruning(images: Tensor, trace: PruningTrace, titles: Sequence[str]) -> 
 def _picture(image: Tensor) -> np.ndarray:
     values = image.float().cpu().numpy() / 255
     return values.transpose(1, 2, 0) if len(values) == 3 else np.clip(values.sum(0), 0, 1)
-
-
-def _kept_step_map(trace: PruningTrace, i: int) -> np.ndarray:
-    return trace.siv[trace.steps[i], i].sum(0).view(trace.grid).numpy()
 
 
 def _grey_out(picture: np.ndarray, kept: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ FULL = SMixerConfig(
     beta=0.25,
     threshold=0.75,
     gamma=3.0,
-    prune=DSTSPConfig(0.2, 3, "fuse", "high", "shared", 2, "train"),
+    prune=DSTSPConfig(0.2, 3, "fuse", "high", "shared", 2, "train", "lif3"),
 )
 
 
@@ -91,6 +91,7 @@ def test_a_dictionary_holds_plain_values_without_none():
         "ranking": "low",
         "w_prime": "gather",
         "active": "both",
+        "place": "stem",
     }
     assert "prune" not in SMixerConfig().to_dict()
 
@@ -108,7 +109,7 @@ def test_missing_keys_mean_the_defaults_and_no_limit():
         ({"prune": {"rankin": "low"}}, "DSTSPConfig: unknown key 'rankin'. Did you mean 'ranking'?"),
         (
             {"prune": {"zzz": 1}},
-            "DSTSPConfig: unknown key 'zzz'. Known keys: ps, t, merge, ranking, w_prime, spike_cap, active.",
+            "DSTSPConfig: unknown key 'zzz'. Known keys: ps, t, merge, ranking, w_prime, spike_cap, active, place.",
         ),
     ],
 )

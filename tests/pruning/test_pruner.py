@@ -237,7 +237,7 @@ def test_no_parameters_no_buffers_and_no_keys():
 
 def test_printing_shows_every_setting():
     assert repr(pruner(ps=0.25, t=None, spike_cap=3)) == (
-        "DSTSP(ps=0.25, t=None, merge=softmatch, ranking=low, w_prime=gather, spike_cap=3, active=both)"
+        "DSTSP(ps=0.25, t=None, merge=softmatch, ranking=low, w_prime=gather, spike_cap=3, active=both, place=stem)"
     )
 
 

@@ -30,15 +30,17 @@ def trace(images: Tensor) -> PruningTrace:
 
 
 def test_trace_holds_the_decision(trace: PruningTrace):
-    assert trace.siv.shape == (3, 4, 16)
-    assert trace.siv.sum() > 0
+    assert trace.step_siv.shape == (3, 4)
+    assert trace.token_siv.shape == (4, 16)
+    assert trace.token_siv.sum() > 0
+    assert trace.token_siv.sum(1).tolist() == trace.step_siv.max(0).values.tolist()
     assert trace.steps.shape == (4, 1)
     assert trace.kept.sum(1).tolist() == [12] * 4
     assert trace.grid == (4, 4)
-    busiest = trace.siv.sum(2).argmax(0)
+    busiest = trace.step_siv.argmax(0)
     assert trace.steps[:, 0].tolist() == busiest.tolist()
     for b in range(4):
-        spikes = trace.siv[trace.steps[b, 0], b]
+        spikes = trace.token_siv[b]
         assert spikes[trace.kept[b]].min() >= spikes[~trace.kept[b]].max()
 
 
@@ -58,9 +60,9 @@ def test_dropped_tokens_are_greyed_out(trace: PruningTrace, channels: int):
 def test_steps_and_heat_map_show_spike_counts(images: Tensor, trace: PruningTrace):
     figure = draw_pruning(images, trace, list("abcd"))
     heights = [bar.get_height() for bar in figure.axes[12].patches]
-    assert heights == trace.siv[:, 0].sum(1).tolist()
+    assert heights == trace.step_siv[:, 0].tolist()
     heat = np.asarray(figure.axes[4].images[0].get_array())
-    assert (heat.ravel() == trace.siv[trace.steps[0, 0], 0].numpy()).all()
+    assert (heat.ravel() == trace.token_siv[0].numpy()).all()
     colours = {bar.get_facecolor() for bar in figure.axes[12].patches}
     assert len(colours) == 2
 
