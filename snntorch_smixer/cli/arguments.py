@@ -7,6 +7,8 @@ import re
 from difflib import get_close_matches
 from typing import NoReturn, TypeAlias
 
+from snntorch_smixer.pruning.place import PLACES
+
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 """What a command is added to."""
 
@@ -58,9 +60,12 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pruning(parser: argparse.ArgumentParser, text: str) -> None:
-    """Add ``--ps`` and ``--t``, which `subject.check_pruning` checks."""
+    """Add ``--ps``, ``--t`` and ``--place``, which `subject.check_pruning` checks."""
     parser.add_argument("--ps", type=float, help=f"{text}: share of tokens to drop, in [0, 1)")
     parser.add_argument("--t", type=int, help="with --ps: time steps to keep; default: all")
+    parser.add_argument(
+        "--place", choices=PLACES, help="with --t: drop steps behind the stem, or at a neuron inside it; default: stem"
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -26,8 +26,7 @@ _EXAMPLES = """
   smixer bench my_package.nets:build --shape 4,3,32,32 --json   your own model: a function without arguments
   smixer bench memory --out results                             bytes of a training step, by how the network is run
   smixer bench memory smixer-4-384                              the same, of one network
-  smixer bench neuron                                           neurons against a loop over snntorch.Leaky
-  smixer bench train_step                                       training steps against the plain loop; minutes
+  smixer bench train_step --rounds 10                           time, in more rounds
 """
 
 _BATCH, _ROUNDS = 4, 5
@@ -35,13 +34,15 @@ _BATCH, _ROUNDS = 4, 5
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    epilog = "\nimages/s is measured in turns and changes from run to run; compare the ratios."
+    listed = "\n".join(f"  {name:<12} {suite.text}" for name, suite in SUITES.items())
+    epilog = f"\nbenchmarks:\n{listed}\n\nimages/s and times are measured in turns and change from run to run; "
+    epilog += "compare the ratios."
     text = "operations, training memory and speed of models side by side"
     parser = add_command(commands, "bench", text=text, examples=_EXAMPLES, epilog=epilog)
     parser.add_argument("models", nargs="+", metavar="MODEL", help=f"{CALLED}; or {', '.join(SUITES)}: a benchmark")
     add_batch(parser)
     add_pruning(parser, "add the wrapped twin of each model")
-    parser.add_argument("--rounds", type=int, help="timed passes per model; default: 5, in neuron 10")
+    parser.add_argument("--rounds", type=int, help="timed passes per model; default: 5, in neuron and gpu 10")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of a benchmark: write NAME.json and NAME.png there")
     add_device(parser)
     add_json(parser)
@@ -111,7 +112,7 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, nn.Module], list[str], Te
         batches.append(load_batch(args, nets[name]))
         if args.ps is not None:
             twin = pruned(load_model(name)[0], args, example=batches[-1][0])
-            nets[f"{name} {pruning(args.ps, args.t)}"] = twin
+            nets[f"{name} {pruning(args.ps, args.t, args.place)}"] = twin
     shapes = {tuple(x.shape) for x, _ in batches}
     if len(shapes) > 1:
         raise SettingError(

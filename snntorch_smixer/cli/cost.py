@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from snntorch_smixer.cli import audit_paper, w_prime
-from snntorch_smixer.cli.subject import add_subject, load_batch, load_model
+from snntorch_smixer.cli.arguments import add_pruning
+from snntorch_smixer.cli.subject import add_subject, check_pruning, load_batch, load_model, pruned
 from snntorch_smixer.cost import Assumptions, CostReport, compare, estimate, list_profiles, load_profile, measure
 from snntorch_smixer.cost.fits import fits
 from snntorch_smixer.cost.report import fit_to_text
 from snntorch_smixer.cost.terms import BATCH_NORM, STATIC
-from snntorch_smixer.errors import SettingError
-from snntorch_smixer.patching.wrap import wrap
 
 _EXAMPLES = """
 examples:
@@ -39,8 +38,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_subject(parser)
     parser.add_argument("what", nargs="?", choices=["report", "w-prime"], default="report", help="default: report")
     parser.add_argument("--chip", default="horowitz45-fp32", help="a profile (see `smixer cost chips`) or a .toml file")
-    parser.add_argument("--ps", type=float, help="wrap the model with DSTSP, and compare: share of tokens to drop")
-    parser.add_argument("--t", type=int, help="with --ps: time steps to keep")
+    add_pruning(parser, "prune the model, and compare")
     parser.add_argument("--static", default="as_run", choices=STATIC, help="layers of an image")
     parser.add_argument("--batch-norm", default="fold", choices=BATCH_NORM)
     parser.add_argument("--hops", type=float, help="mean hops of a packet between cores")
@@ -63,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
         profiles = [load_profile(name) for name in list_profiles()]
         print("\n".join(f"{p.name:<22}{p.title}, {p.node}" for p in profiles))
         return 0
-    if args.t is not None and args.ps is None:
-        raise SettingError("cost: --t needs --ps. Pass --ps 0 to drop time steps only.")
+    check_pruning("cost", args)
     profile = load_profile(args.chip)
     model, origin = load_model(args.model)
     batch, shown = load_batch(args, model)
@@ -76,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
     before = estimate(records, profile, assume=assume)
     text = fit_to_text(fits(records, profile)) if args.fits else _text(before, args.format)
     if args.ps is not None and not args.fits:
-        pruned = measure(wrap(model, ps=args.ps, t=args.t), batch, axes=args.axes, steps=args.steps, strict=args.strict)
-        after = estimate(pruned, profile, assume=replace(assume))
+        records = measure(pruned(model, args), batch, axes=args.axes, steps=args.steps, strict=args.strict)
+        after = estimate(records, profile, assume=replace(assume))
         text = str(compare(before, after)) if args.format == "text" else _text(after, args.format)
     if args.format == "text":
         text = f"{origin}; {shown}\n{text}"

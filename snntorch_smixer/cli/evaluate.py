@@ -92,6 +92,7 @@ def as_dict(name: str, net: Network, found: Accuracy) -> dict[str, object]:
         "standard_error": found.standard_error,
         "ps": None if prune is None else prune.ps,
         "t": None if prune is None else prune.t,
+        "place": None if prune is None else prune.place,
     }
 
 
@@ -101,7 +102,7 @@ def _text(result: dict[str, object], card: Card | None) -> str:
     lines = [f"{result['model']} on {result['dataset']}, {result['split']}: top-1 {result['top1']:.2%}{top5}; {error}"]
     lines[0] += f" ({result['correct']:,} of {result['samples']:,})"
     if result["ps"] is not None:
-        lines.append(f"DSTSP: {pruning(result['ps'], result['t'])}")  # type: ignore[arg-type]
+        lines.append(f"DSTSP: {pruning(result['ps'], result['t'], result['place'])}")  # type: ignore[arg-type]
     same = (
         [m for m in card.measured if m.dataset == result["dataset"] and m.samples == result["samples"]] if card else []
     )

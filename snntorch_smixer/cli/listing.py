@@ -69,12 +69,13 @@ def row(name: str) -> dict[str, Any]:
     }
 
 
-def pruning(ps: float | tuple[float, ...] | None, t: int | None) -> str:
+def pruning(ps: float | tuple[float, ...] | None, t: int | None, place: str | None = None) -> str:
     """Settings of DSTSP for people; "-" for none."""
     if ps is None:
         return "-"
     text = f"{ps:g}" if isinstance(ps, (int, float)) else "/".join(f"{share:g}" for share in ps)
-    return f"ps={text}" if t is None else f"ps={text} t={t}"
+    where = "" if place in (None, "stem") else f" place={place}"
+    return f"ps={text}" if t is None else f"ps={text} t={t}{where}"
 
 
 def _weights(card: Card, folder: Path) -> str:

@@ -130,24 +130,29 @@ def load_array(path: Path) -> np.ndarray:
 
 
 def check_pruning(command: str, args: argparse.Namespace) -> None:
-    """Raise `SettingError` where ``--t`` comes without ``--ps``."""
+    """Raise `SettingError` where ``--t`` comes without ``--ps``, or ``--place`` without ``--t``."""
     if args.t is not None and args.ps is None:
         raise SettingError(f"{command}: --t needs --ps. Pass --ps 0 to drop time steps only.")
+    if args.place is not None and args.t is None:
+        raise SettingError(f"{command}: --place needs --ps and --t. It says where time steps are dropped; pass --t 1.")
 
 
 def pruned(net: nn.Module, args: argparse.Namespace, *, swap: bool = True, example: Tensor | None = None) -> nn.Module:
-    """``net`` with the pruning of ``--ps`` and ``--t``: wrapped, or set where it prunes already.
+    """``net`` with the pruning of ``--ps``, ``--t``, ``--place``: wrapped, or set where it prunes already.
 
     Args:
         net: changed in place.
-        args: with ``ps`` and ``t``.
+        args: with ``ps``, ``t`` and ``place``.
         swap: attention for ``W_M`` too, where there is attention.
         example: an input.
     """
     dstsp = getattr(net, "dstsp", None)
     if dstsp is None:
-        return wrap(net, ps=args.ps, t=args.t, swap=swap, example_input=example)
-    dstsp.ps, dstsp.t = args.ps, args.t
+        wrap(net, ps=args.ps, t=args.t, swap=swap, example_input=example)
+    else:
+        dstsp.ps, dstsp.t = args.ps, args.t
+    if args.place is not None:
+        net.dstsp.place = args.place
     return net
 
 

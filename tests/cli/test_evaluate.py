@@ -38,6 +38,7 @@ def test_it_is_what_the_library_finds(smixer, data: Path):
         "standard_error": found.standard_error,
         "ps": None,
         "t": None,
+        "place": None,
     }
 
 
@@ -62,6 +63,18 @@ def test_pruned(smixer, data: Path):
     assert [row["correct"] for row in shown] == expected
     assert [(row["ps"], row["t"]) for row in shown] == [(0.5, 1), (0.3, 1), (0.5, 2)]
     assert "DSTSP: ps=0.3 t=1" in smixer("eval", f"{NAME}-dstsp", "--data", data).out
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}-dstsp"])
+def test_pruned_inside_the_stem(smixer, data: Path, name: str):
+    net = from_pretrained(name)
+    net = net if net.dstsp is not None else dstsp.wrap(net)
+    net.dstsp.ps, net.dstsp.t, net.dstsp.place = 0.3, 1, "lif2"
+    expected = evaluate(net, load_data("fashion-mnist", data).test_batches()).correct
+    words = ("eval", name, "--data", data, "--ps", 0.3, "--t", 1, "--place", "lif2")
+    shown = json.loads(smixer(*words, "--json").out)
+    assert (shown["correct"], shown["place"]) == (expected, "lif2")
+    assert "DSTSP: ps=0.3 t=1 place=lif2" in smixer(*words).out
 
 
 def test_limit(smixer, data: Path):
@@ -113,6 +126,7 @@ def test_progress_needs_a_terminal(monkeypatch, quiet: bool, terminal: bool, bar
         ((NAME, "--data", "nowhere"), "fashion_mnist: neither nowhere/FashionMNIST/raw/"),
         ((NAME, "--data", "x", "--dataset", "mnist"), "load_data: name='mnist' is unknown"),
         ((NAME, "--data", "x", "--t", 1), "eval: --t needs --ps"),
+        ((NAME, "--data", "x", "--ps", 0.3, "--place", "lif2"), "eval: --place needs --ps and --t"),
         ((NAME, "--data", "x", "--limit", 0), "--limit 0: expected at least 1."),
         ((NAME, "--data", "x", "--batch-size", 0), "--batch-size 0: expected at least 1."),
         ((NAME, "--data", "x", "--device", "gpu"), "--device gpu: Expected one of cpu"),

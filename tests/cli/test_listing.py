@@ -107,4 +107,8 @@ def test_parameters_of_weights_and_of_wrapped_networks(tmp_path, firing_net):
     [(None, None, "-"), (0.5, None, "ps=0.5"), (0.3, 1, "ps=0.3 t=1"), ((0.1, 0.25), 2, "ps=0.1/0.25 t=2")],
 )
 def test_pruning_for_people(ps, t, text: str):
-    assert listing.pruning(ps, t) == text
+    assert listing.pruning(ps, t) == listing.pruning(ps, t, "stem") == text
+
+
+def test_a_place_inside_the_stem_is_told():
+    assert listing.pruning(0.3, 1, "lif2") == "ps=0.3 t=1 place=lif2"

@@ -42,7 +42,7 @@ def test_what_is_drawn(smixer, images: Path, tmp_path: Path, monkeypatch):
     assert torch.equal(shown, raw)
     net = from_pretrained(NAME)
     x = net.card.preprocess(raw)
-    net = viz.pruned(net, viz.argparse.Namespace(ps=0.5, t=2))
+    net = viz.pruned(net, viz.argparse.Namespace(ps=0.5, t=2, place=None))
     expected = trace_pruning(net, x)
     assert torch.equal(trace.kept, expected.kept)
     assert torch.equal(trace.steps, expected.steps)
