@@ -10,17 +10,20 @@ from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError, check_choice
-from snntorch_smixer.kernels.lif import RESETS, integer_lif, lif, lif_with_membranes
+from snntorch_smixer.kernels.fire import Firing, fire_values
+from snntorch_smixer.kernels.integer_fire import integer_spikes
+from snntorch_smixer.kernels.lif import RESETS, lif, lif_with_membranes
 from snntorch_smixer.kernels.lif import cap_spikes as cap_spikes
+from snntorch_smixer.memory import KeepsLess
 from snntorch_smixer.rest import join_instances, leave_instances, teach_snntorch_reset
 from snntorch_smixer.rest import reset as reset
 from snntorch_smixer.surrogates import Dspike as Dspike
-from snntorch_smixer.surrogates import SpikeGrad, picklable
+from snntorch_smixer.surrogates import SpikeGrad, is_repeatable, picklable
 
 _STATE_FUNCTIONS = {"zero": "_base_zero", "subtract": "_base_sub", "none": "_base_int"}  # of snntorch.Leaky
 
 
-class LIF(snn.Leaky):
+class LIF(KeepsLess, snn.Leaky):
     """Leaky integrate-and-fire neuron: a ``snntorch.Leaky`` that also takes all steps at once.
 
     ``u[t] = beta * u[t-1] * (1 - s[t-1]) + x[t]``, ``s[t] = u[t] > threshold``; for the other resets see
@@ -36,6 +39,10 @@ class LIF(snn.Leaky):
     children, the first neuron in step mode teaches ``snntorch.utils.reset`` to reset the given model, at any depth, and
     only that model.
 
+    For the backward pass multi-step mode keeps its input, not to be changed in place meanwhile, and nothing else. With
+    ``memory = "reference"`` (see `set_memory`), and with surrogates that are not `is_repeatable`, it keeps all that
+    autograd does, which second derivatives need. Results are the same.
+
     Source: SN of the paper; beta = 0.5, threshold = 1 and Dspike are STMixer's.
 
     Args:
@@ -48,7 +55,12 @@ class LIF(snn.Leaky):
             snnTorch's ``output`` is an attribute here: ``lif.output = True`` returns ``(spk, mem)`` in step mode.
     """
 
+    beta: Tensor
+    threshold: Tensor
+    mem: Tensor
     reset_mechanism_val: Tensor
+    reset_dict: dict[str, int]
+    spike_grad: SpikeGrad
 
     def __init__(
         self,
@@ -61,13 +73,8 @@ class LIF(snn.Leaky):
         init_hidden: bool = True,
     ) -> None:
         check_choice("LIF", "reset_mechanism", reset_mechanism, RESETS)
-        super().__init__(
-            beta,
-            threshold,
-            Dspike() if spike_grad is None else picklable(spike_grad),
-            init_hidden=init_hidden,
-            reset_mechanism=reset_mechanism,
-        )
+        surrogate = Dspike() if spike_grad is None else picklable(spike_grad)
+        super().__init__(beta, threshold, surrogate, init_hidden=init_hidden, reset_mechanism=reset_mechanism)
         leave_instances(self)
         for name, given in (("threshold", threshold), ("beta", beta)):  # in the order of snnTorch, for optimisers
             value = getattr(self, name)
@@ -148,7 +155,13 @@ class LIF(snn.Leaky):
                 'LIF: step_mode="m" starts from rest and takes no membrane. Set step_mode="s" to pass one.'
             )
         self._check_steps(x)
+        if x.is_floating_point() and self.keeps_less():
+            return fire_values(x, Firing(self.beta, self.threshold, self.spike_grad, self._reset_mechanism))
         return lif(x, self.beta, self.threshold, self.spike_grad, reset=self._reset_mechanism)
+
+    def keeps_less(self) -> bool:
+        """True where multi-step mode keeps its input alone; ``torch.compile`` of a model fuses the plain loop."""
+        return self.memory != "reference" and is_repeatable(self.spike_grad) and not torch.compiler.is_compiling()
 
     def spikes_and_membranes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes and membranes of all steps ``(T, B, ...)``, from rest, for losses on the membrane.
@@ -162,7 +175,7 @@ class LIF(snn.Leaky):
     def _check_steps(self, x: Tensor) -> None:
         shapes.check_steps("LIF", x)
         for name, value in (("beta", self.beta), ("threshold", self.threshold)):
-            sizes = zip(reversed(value.shape), reversed(x.shape[1:]), strict=False)
+            sizes = zip(value.shape[::-1], x.shape[:0:-1], strict=False)
             if value.dim() > x.dim() - 1 or not all(own in (1, size) for own, size in sizes):
                 raise LayoutError(
                     f"LIF: {name} of shape {tuple(value.shape)} does not fit steps of shape {tuple(x.shape[1:])}. "
@@ -210,10 +223,11 @@ class LIF(snn.Leaky):
         return ", ".join([*settings, f"step_mode={self._step_mode!r}"])
 
 
-class IntegerLIF(nn.Module):
+class IntegerLIF(KeepsLess):
     """Integer LIF (I-LIF): fires 0..levels spikes at once in training, which a chip unrolls to binary steps.
 
-    Multi-step: ``(T, B, ...)`` in one call, from rest, nothing kept. Source: SpikeYOLO and SDT-V3.
+    Multi-step: ``(T, B, ...)`` in one call, from rest, without state; one bit per element is kept for backward,
+    see `set_memory`. Source: SpikeYOLO and SDT-V3.
 
     Args:
         levels: D, the most spikes that one step may carry.
@@ -247,7 +261,7 @@ class IntegerLIF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Integer spikes ``(T, B, ...)`` in the dtype of ``x``."""
         shapes.check_steps("IntegerLIF", x)
-        return integer_lif(x, self.beta, self.levels if self._spike_cap is None else self._spike_cap)
+        return integer_spikes(x, self.beta, self._spike_cap or self.levels, memory=self.memory)
 
     def extra_repr(self) -> str:
         """Levels, decay and cap, for ``print(model)``."""

@@ -49,10 +49,14 @@ def check_token_axes(where: str, x: Tensor, *, tokens: int | None = None, channe
 
 
 def check_steps(where: str, x: Tensor) -> None:
-    """Raise `LayoutError` unless ``x`` is ``(T, B, ...)`` with at least one step."""
+    """Raise `LayoutError` unless ``x`` is ``(T, B, ...)`` with at least one step, in a dtype that torch adds up in."""
     if x.dim() < 2 or x.shape[0] == 0:
         raise LayoutError(
             f"{where}: expected (T, B, ...) with at least one step, got {tuple(x.shape)}; add the time axis"
+        )
+    if x.is_complex() or (x.is_floating_point() and x.element_size() < 2):
+        raise LayoutError(
+            f"{where}: expected real numbers of 16 bits or more, or integers, got {x.dtype}; convert them, x.float()"
         )
 
 

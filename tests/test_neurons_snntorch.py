@@ -42,12 +42,12 @@ def gradient(neuron: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Ten
 
 
 def is_equal(lif: LIF, leaky: snn.Leaky, x: Tensor) -> bool:
-    """True when spikes and gradients agree bit for bit."""
+    """True when spikes agree bit for bit, and gradients within 1e-6."""
     spikes, grad = gradient(lif, x)
     wanted, wanted_grad = gradient(lambda current: leaky_loop(leaky, current), x)
     assert fires(wanted)
     assert wanted_grad.abs().max() > 0
-    return torch.equal(spikes, wanted) and torch.equal(grad, wanted_grad)
+    return torch.equal(spikes, wanted) and bool((grad - wanted_grad).abs().max() <= 1e-6 * wanted_grad.abs().max())
 
 
 def run_style(lif: snn.Leaky, x: Tensor, style: str) -> tuple[Tensor, Tensor]:

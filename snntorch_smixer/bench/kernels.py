@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 import torch
@@ -10,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snntorch_smixer.bench.subject import training
+from snntorch_smixer.kernels import compiled
 
 _NO_KERNEL = {"_unsafe_view", "_reshape_alias"}
 
@@ -22,17 +27,25 @@ def kernel_launches(
     The counting rule: one for every operator that reaches a backend, so behind autograd and behind what torch composes
     from other operators; custom operators count like torch's own. Views, and what only allocates (``empty``), run no
     kernel and are left out; so are the optimizer and the loss. Some operators, such as the backward pass of BatchNorm,
-    launch several kernels on a GPU: the number is that of the calls. Compiled code is counted uncompiled. The model's
-    buffers, gradients and mode are restored.
+    launch several kernels on a GPU: the number is that of the calls. Compiled code counts as what it is compiled to:
+    one for every call of a kernel that torch's compiler wrote, or of one of this package's Triton kernels, and one for
+    every operator that compiled code calls. The model's buffers, gradients and mode are restored.
 
     Args:
         model: any module whose output is one tensor.
         x: its input.
-        fake: take the shapes alone and compute nothing.
+        fake: take the shapes alone and compute nothing; nothing is compiled then, and plain torch is counted.
         autocast: dtype of the forward pass under ``torch.autocast``.
     """
-    with training(model, x, fake=fake, autocast=autocast) as subject, _Tally() as tally:
-        subject.step()
+    plain = compiled.use("eager") if fake else nullcontext()
+    with plain, training(model, x, fake=fake, autocast=autocast) as subject, _Tally() as tally:
+        if not fake:
+            subject.step()  # whatever is compiled is compiled here
+            model.zero_grad(set_to_none=True)
+            tally.calls.clear()
+        # The kernels of the backward pass are seen in this thread only.
+        with torch.autograd.set_multithreading_enabled(False), _generated(tally.calls):
+            subject.step()
     return tally.calls
 
 
@@ -42,6 +55,11 @@ class _Tally(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled code runs compiled, and only the operators that it calls come here."""
+        return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator, and count it."""
@@ -59,3 +77,28 @@ def _runs_a_kernel(func: torch._ops.OpOverload) -> bool:
         return False  # asks for a size, a type or a number
     # A return value that shares memory without being written to is a view.
     return not any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+
+
+@contextmanager
+def _generated(calls: Counter[str]) -> Iterator[None]:
+    """Add the calls of kernels that no operator stands for: those of torch's compiler, and this package's in Triton.
+
+    The compiler's module for the CPU names each kernel ``cpp_...`` and calls it from Python as a built-in function,
+    which nothing but Python's own profiler sees.
+    """
+    triton_tools = sys.modules.get("snntorch_smixer.kernels.triton_tools")
+    launch = None if triton_tools is None else triton_tools.launch.__code__
+
+    def see(frame: FrameType, event: str, called: Any) -> None:
+        if event == "c_call" and called.__name__ == "kernel":
+            names = [name for name, value in frame.f_globals.items() if value is called and name.startswith("cpp_")]
+            calls.update(names[:1])
+        elif event == "call" and frame.f_code is launch:
+            calls[frame.f_locals["kernel"].__name__] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(see)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)

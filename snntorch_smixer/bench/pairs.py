@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
 
+from snntorch_smixer.bench.progress import Progress, silent
 from snntorch_smixer.errors import SettingError
 
 
@@ -33,6 +34,7 @@ def paired(
     rounds: int = 10,
     warmup: int = 1,
     clock: Callable[[], float] = time.process_time,
+    progress: Progress = silent,
 ) -> dict[str, Timing]:
     """Time callables against the first one, by name.
 
@@ -45,6 +47,7 @@ def paired(
         warmup: rounds that are not timed.
         clock: gives seconds. The CPU time of the process by default, which other processes disturb least; on a GPU pass
             ``time.perf_counter``.
+        progress: watches the rounds.
 
     Raises:
         SettingError: too few rounds.
@@ -54,7 +57,7 @@ def paired(
             f"paired: rounds={rounds} must be at least 2 and warmup={warmup} at least 0. Pass how many to time."
         )
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(warmup + rounds):
+    for turn in progress(range(warmup + rounds), "rounds"):
         for name in list(calls) if turn % 2 == 0 else reversed(list(calls)):
             start = clock()
             calls[name]()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from snntorch_smixer.bench.kernels import kernel_launches
 from snntorch_smixer.bench.memory import saved_bytes
 from snntorch_smixer.bench.peak import peak_bytes
 from snntorch_smixer.bench.peers import spikingjelly_peers
+from snntorch_smixer.bench.progress import Progress, silent
 from snntorch_smixer.bench.result import BenchResult, Value
 from snntorch_smixer.bench.variants import CHUNKS, VARIANTS, noise, variant
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
@@ -57,6 +60,7 @@ def memory(
     variants: Sequence[str] = VARIANTS,
     dtypes: Sequence[str] = ("fp32", "bf16"),
     peers: bool = True,
+    progress: Progress = silent,
 ) -> BenchResult:
     """Bytes kept for backward, peak bytes and kernel launches of a training step, without and with pruning.
 
@@ -69,23 +73,29 @@ def memory(
         variants: of `VARIANTS`.
         dtypes: "fp32", and "bf16" for autocast.
         peers: add SpikingJelly's Spikformer where it is installed.
+        progress: watches the rows.
 
     Returns:
         Rows with ``saved_mib`` and ``peak_mib`` per sample, ``saved_share`` of the naive twin of the same network and
         dtype without pruning (None where that was not measured), and ``kernels`` of a whole step.
     """
     configs = {name: CONFIGS[name] for name in NETS} if configs is None else configs
-    rows = [
-        row
+    cases = [
+        _Case(name, text, dtype, how, replace(config, prune=prune))
         for name, config in configs.items()
         for dtype in dtypes
-        for row in _rows(name, config, (batch, dtype, variants))
+        for prune, text in ((None, "none"), (PRUNED, "ps=0.3 t=1"))
+        for how in variants
+        # The loop of snnTorch shows the network one step at a time; pruning needs all of them.
+        if prune is None or how != "snntorch_loop"
     ]
+    rows = [case.row(batch) for case in progress(cases, "networks")]
     if peers:
-        rows += [_Case(name, "none", "fp32").row("spikingjelly", net, x) for name, net, x in spikingjelly_peers(batch)]
+        found = progress(spikingjelly_peers(batch), "SpikingJelly")
+        rows += [_measured((name, "none", "fp32", "spikingjelly"), model, x) for name, model, x in found]
     return BenchResult(
         "memory",
-        judged(rows, GOALS),
+        judged(_with_share(rows), GOALS),
         " ".join(["smixer bench memory", *configs, f"--batch {batch}"]),
         notes=(
             f"Per sample, in MiB; parameters, their gradients and the input are left out. Batch {batch}, fake tensors.",
@@ -100,42 +110,45 @@ class _Case:
     net: str
     pruning: str
     dtype: str
-    axis: int = 0
+    how: str
+    config: SMixerConfig
 
-    def row(self, how: str, model: nn.Module, x: Tensor) -> dict[str, Value]:
-        """One row, its share still open."""
-        autocast = torch.bfloat16 if self.dtype == "bf16" else None
-        saved = saved_bytes(model, x, batch_axis=self.axis, fake=True, autocast=autocast)
-        peak = peak_bytes(model, x, batch_axis=self.axis, fake=True, autocast=autocast)
-        return {
-            "net": self.net,
-            "pruning": self.pruning,
-            "dtype": self.dtype,
-            "variant": how,
-            "saved_mib": saved / _MIB,
-            "saved_share": None,
-            "peak_mib": peak / _MIB,
-            "kernels": kernel_launches(model, x, fake=True, autocast=autocast).total(),
-        }
+    def row(self, batch: int) -> dict[str, Value]:
+        """Measure it."""
+        x, axis = noise(self.config, batch)
+        model = variant(_network(self.config), self.how)
+        return _measured((self.net, self.pruning, self.dtype, self.how), model, x, axis=axis)
 
 
-def _rows(name: str, config: SMixerConfig, how: tuple[int, str, Sequence[str]]) -> list[dict[str, Value]]:
-    batch, dtype, variants = how
-    rows: list[dict[str, Value]] = []
-    for prune, text in ((None, "none"), (PRUNED, "ps=0.3 t=1")):
-        torch.manual_seed(0)
-        net = SMixerNet(replace(config, prune=prune))
-        x, axis = noise(config, batch)
-        case = _Case(name, text, dtype, axis)
-        # The loop of snnTorch shows the network one step at a time; pruning needs all of them.
-        able = [v for v in variants if prune is None or v != "snntorch_loop"]
-        rows += [case.row(v, variant(net, v), x) for v in able]
-    return _with_share(rows)
+@functools.lru_cache(maxsize=1)
+def _network(config: SMixerConfig) -> SMixerNet:
+    torch.manual_seed(0)
+    return SMixerNet(config)
+
+
+def _measured(name: tuple[str, str, str, str], model: nn.Module, x: Tensor, *, axis: int = 0) -> dict[str, Value]:
+    """One row, its share still open."""
+    net, pruning, dtype, how = name
+    autocast = torch.bfloat16 if dtype == "bf16" else None
+    saved = saved_bytes(model, x, batch_axis=axis, fake=True, autocast=autocast)
+    peak = peak_bytes(model, x, batch_axis=axis, fake=True, autocast=autocast)
+    return {
+        "net": net,
+        "pruning": pruning,
+        "dtype": dtype,
+        "variant": how,
+        "saved_mib": saved / _MIB,
+        "saved_share": None,
+        "peak_mib": peak / _MIB,
+        "kernels": kernel_launches(model, x, fake=True, autocast=autocast).total(),
+    }
 
 
 def _with_share(rows: list[dict[str, Value]]) -> list[dict[str, Value]]:
-    first = rows[0] if rows else {}
-    base = first.get("saved_mib") if first.get("variant") == "naive" else None
-    if not isinstance(base, float) or not base:
-        return rows
-    return [{**row, "saved_share": row["saved_mib"] / base} for row in rows]  # type: ignore[operator]
+    plain = [row for row in rows if (row["variant"], row["pruning"]) == ("naive", "none")]
+    base = {(row["net"], row["dtype"]): cast(float, row["saved_mib"]) for row in plain}
+    return [{**row, "saved_share": _share(row, base.get((row["net"], row["dtype"])))} for row in rows]
+
+
+def _share(row: Mapping[str, Value], base: float | None) -> float | None:
+    return cast(float, row["saved_mib"]) / base if base else None

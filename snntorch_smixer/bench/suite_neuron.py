@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from snntorch_smixer.bench.goals import Goal, judged
 from snntorch_smixer.bench.memory import saved_bytes
 from snntorch_smixer.bench.naive import LeakyLayer
-from snntorch_smixer.bench.pairs import paired
+from snntorch_smixer.bench.pairs import Timing, paired
 from snntorch_smixer.bench.peers import FromRest
+from snntorch_smixer.bench.progress import Progress, silent
 from snntorch_smixer.bench.result import BenchResult, Value
 from snntorch_smixer.kernels.compiled import use
 from snntorch_smixer.kernels.fire import fire
@@ -33,7 +34,13 @@ GOALS = (
 
 
 def neuron(
-    *, batch: int = 32, tokens: int = 64, dim: int = 384, rounds: int = 10, compiled: bool = True
+    *,
+    batch: int = 32,
+    tokens: int = 64,
+    dim: int = 384,
+    rounds: int = 10,
+    compiled: bool = True,
+    progress: Progress = silent,
 ) -> BenchResult:
     """Time and kept bytes of neurons on tokens ``(4, B, N, C)``, alone and behind a BatchNorm1d in training mode.
 
@@ -43,6 +50,7 @@ def neuron(
         dim: C.
         rounds: timed rounds, at least 2.
         compiled: also run the tier under ``torch.compile``, which is compiled in the rounds that are not timed.
+        progress: watches the rounds.
 
     Returns:
         Rows with ``train_ratio`` (forward and backward) and ``forward_ratio`` (without gradients), both of process CPU
@@ -50,7 +58,8 @@ def neuron(
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(_STEPS, batch, tokens, dim, generator=generator)
-    rows = [row for part in ("LIF", "BN+LIF") for row in _rows(part, x, rounds, compiled)]
+    pair = partial(paired, rounds=rounds, warmup=2, progress=progress)
+    rows = [row for part in ("LIF", "BN+LIF") for row in _rows(part, x, pair, compiled)]
     return BenchResult(
         "neuron",
         judged(rows, GOALS),
@@ -64,7 +73,7 @@ def neuron(
     )
 
 
-def _rows(part: str, x: Tensor, rounds: int, compiled: bool) -> list[dict[str, Value]]:
+def _rows(part: str, x: Tensor, pair: Callable[..., dict[str, Timing]], compiled: bool) -> list[dict[str, Value]]:
     models = _models(part, x.shape[-1])
     if compiled:
         ours = {"LIF": "fire", "BN+LIF": "norm_fire"}[part]
@@ -75,7 +84,7 @@ def _rows(part: str, x: Tensor, rounds: int, compiled: bool) -> list[dict[str, V
     forwards: dict[str, Callable[[], None]] = {
         name: partial(_forward, model, x, name.split("|")[1]) for name, model in models.items()
     }
-    train, forward = paired(trains, rounds=rounds, warmup=2), paired(forwards, rounds=rounds, warmup=2)
+    train, forward = pair(trains), pair(forwards)
     rows: list[dict[str, Value]] = []
     for key, model in models.items():
         name, tier = key.split("|")
@@ -86,7 +95,7 @@ def _rows(part: str, x: Tensor, rounds: int, compiled: bool) -> list[dict[str, V
 
 
 def _models(part: str, dim: int) -> dict[str, nn.Module]:
-    neurons: dict[str, nn.Module] = {"snntorch.Leaky loop|eager": _Loop(LIF()), "lif|eager": LIF()}
+    neurons: dict[str, nn.Module] = {"snntorch.Leaky loop|eager": _Loop(LIF()), "lif|eager": _plain()}
     if part == "LIF":
         neurons["fire|eager"] = _Fire(LIF())
     if find_spec("spikingjelly") is not None:
@@ -96,6 +105,12 @@ def _models(part: str, dim: int) -> dict[str, nn.Module]:
     models: dict[str, nn.Module] = {name: _Normed(dim, module) for name, module in neurons.items()}
     models["norm_fire|eager"] = _NormFire(dim, LIF())
     return models
+
+
+def _plain() -> LIF:
+    plain = LIF()
+    plain.memory = "reference"
+    return plain
 
 
 def _spikingjelly_lif() -> nn.Module:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.bench.goals import Goal, judged
 from snntorch_smixer.bench.pairs import Timing, paired
+from snntorch_smixer.bench.progress import Progress, silent
 from snntorch_smixer.bench.result import BenchResult, Value
 from snntorch_smixer.bench.suite_memory import PRUNED
 from snntorch_smixer.bench.variants import noise, variant
@@ -34,7 +32,12 @@ GOALS = (
 
 
 def train_step(
-    configs: Mapping[str, SMixerConfig] | None = None, *, batch: int = 8, rounds: int = 5, compiled: bool = True
+    configs: Mapping[str, SMixerConfig] | None = None,
+    *,
+    batch: int = 8,
+    rounds: int = 5,
+    compiled: bool = True,
+    progress: Progress = silent,
 ) -> BenchResult:
     """Process CPU time of a forward and backward pass, as a ratio to the naive twin without pruning.
 
@@ -45,6 +48,7 @@ def train_step(
         batch: samples.
         rounds: timed rounds, at least 2.
         compiled: also run the tier under ``torch.compile``, which is compiled in the rounds that are not timed.
+        progress: watches the rounds.
 
     Returns:
         Rows with ``ratio`` to the naive twin, its quartiles ``low`` and ``high``, and ``to_snntorch``, the ratio of the
@@ -53,8 +57,7 @@ def train_step(
     configs = {"smixer-4-384": CONFIGS["smixer-4-384"]} if configs is None else configs
     rows: list[dict[str, Value]] = []
     for name, config in configs.items():
-        with _room_to_compile() if compiled else nullcontext():
-            timings = paired(_steps(config, batch, compiled), rounds=rounds, warmup=2)
+        timings = paired(_steps(config, batch, compiled), rounds=rounds, warmup=2, progress=progress)
         rows += _rows(name, timings)
     return BenchResult(
         "train_step",
@@ -80,13 +83,6 @@ def _steps(config: SMixerConfig, batch: int, compiled: bool) -> dict[str, Callab
         for how in _LEAN if compiled else ():
             calls[f"{how}|{text}|compile"] = partial(_step, variant(net, how).train(), x, grad, "compile")
     return calls
-
-
-def _room_to_compile() -> AbstractContextManager[object]:
-    """Lets a function be compiled for all networks of this benchmark: torch stops at 8 kinds of input by default."""
-    config: Any = importlib.import_module("torch._dynamo.config")
-    patched: AbstractContextManager[object] = config.patch(recompile_limit=64)
-    return patched
 
 
 def _step(model: nn.Module, x: Tensor, grad: Tensor, tier: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from snntorch_smixer.bench.expected import expected_bytes
 from snntorch_smixer.cards.card import CARD, Card, is_repo_id
 from snntorch_smixer.cli.arguments import Commands, add_command, add_json
 from snntorch_smixer.cli.counts import count, parameter_shapes
@@ -27,7 +28,7 @@ from snntorch_smixer.zoo.registry import configured, model_blueprint
 
 _EXAMPLES = """
   smixer info                                   versions, device, optional extras, where models are kept
-  smixer info smixer-2-64-fmnist                card, configuration, parameters, share of W_M
+  smixer info smixer-2-64-fmnist                card, configuration, parameters, memory that training needs
   smixer info runs/my-model                     of a folder
   smixer info org/name                          of the Hub; downloads it
   smixer info smixer-8-768 --json               for programs
@@ -79,6 +80,8 @@ def model(name: str) -> dict[str, Any]:
         "card": None if card is None else dataclasses.asdict(card),
         "config": config | ({"wrapped": raw["wrapped"]} if "wrapped" in raw else {}),
         "parameters": {"total": total, "w_m": mixing, "w_m_share": mixing / total},
+        "training_memory": _training_memory(blueprint),
+        "kernels": _kernels(),
     }
 
 
@@ -114,6 +117,19 @@ def _kernels() -> dict[str, str]:
     return {"tier": found["active"], "why": found["why"]}
 
 
+def _training_memory(blueprint: Blueprint) -> dict[str, Any]:
+    """MiB per input that training keeps in each memory mode; counted on shapes, in seconds."""
+    kept = {mode: size / 2**20 for mode, size in expected_bytes(blueprint.config).items()}
+    if not kept:
+        return {}
+    notes = ["MiB per input for the backward pass, float32, batch 16; set_memory(net, mode), smixer train --memory"]
+    if kept["fused"] == kept["recompute"]:
+        notes.append('here "recompute" is "fused": of neurons alone there is no map to compute again')
+    if blueprint.wrapped is not None:
+        notes.append("before dstsp.wrap, without pruning")
+    return {**kept, "default": "fused", "note": "; ".join(notes)}
+
+
 def _device() -> dict[str, str]:
     cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"cuda": ", ".join(cards) or "none", "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
@@ -145,7 +161,7 @@ def _section(title: str, content: dict[str, Any]) -> str:
         rows += [(key, _text(row)) for row in value] if several else [(key, _text(value))]
     shown = [(key, text) for key, text in rows if text]
     width = max((len(key) for key, _ in shown), default=0)
-    return "\n".join([title, *(f"  {key:<{width}}  {text}" for key, text in shown)])
+    return "\n".join([title.replace("_", " "), *(f"  {key:<{width}}  {text}" for key, text in shown)])
 
 
 def _text(value: object) -> str:

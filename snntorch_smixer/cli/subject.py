@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from snntorch_smixer.cards.card import is_repo_id
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.models.network import Network
 from snntorch_smixer.patching.wrap import wrap
+from snntorch_smixer.pruning.pruner import DSTSP
 from snntorch_smixer.zoo.hub import create_model, from_pretrained
 from snntorch_smixer.zoo.registry import list_models
 
@@ -152,7 +154,7 @@ def pruned(net: nn.Module, args: argparse.Namespace, *, swap: bool = True, examp
     else:
         dstsp.ps, dstsp.t = args.ps, args.t
     if args.place is not None:
-        net.dstsp.place = args.place
+        cast(DSTSP, net.dstsp).place = args.place
     return net
 
 

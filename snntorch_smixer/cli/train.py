@@ -10,11 +10,14 @@ from snntorch_smixer.cli.dataset import add_data, check_positive
 from snntorch_smixer.cli.printing import shows_progress
 from snntorch_smixer.cli.subject import device
 from snntorch_smixer.cli.training import Training, train
+from snntorch_smixer.kernels.compiled import IMPLS
+from snntorch_smixer.memory import MODES
 
 _EXAMPLES = """
   smixer train smixer-2-64-fmnist --data DATA --out runs/mine     with its own recipe; again to continue after a stop
   smixer train smixer-2-64-fmnist --data DATA --out runs/short --epochs 2 --seed 1 --compile
   smixer train smixer-4-384 --data DATA --out runs/c10 --dataset cifar-10 --recipe zoo/smixer-2-64-fmnist/recipe.toml
+  smixer train smixer-2-64-fmnist --data DATA --memory recompute --impl compile    less memory, then less time
   smixer eval runs/mine --data DATA                               what came out
 """
 
@@ -28,7 +31,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--recipe", type=Path, help="default: recipe.toml of the model")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
-    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
+    parser.add_argument("--compile", action="store_true", help="train the whole model through torch.compile")
+    parser.add_argument("--memory", choices=MODES, help="what is kept for the backward pass; default: fused")
+    parser.add_argument("--impl", choices=IMPLS, default="auto", help="tier of the kernels; default: auto")
     add_device(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
@@ -47,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=str(device(args.device)),
         compile_net=args.compile,
+        memory=args.memory,
+        impl=args.impl,
         workers=args.workers,
         progress=shows_progress(args),
     )

@@ -17,6 +17,8 @@ from snntorch_smixer.cards.upload import LOG, RECIPE
 from snntorch_smixer.cli.dataset import open_data
 from snntorch_smixer.cli.evaluate import SPLIT
 from snntorch_smixer.errors import SettingError
+from snntorch_smixer.kernels.compiled import use
+from snntorch_smixer.memory import set_memory
 from snntorch_smixer.models.evaluate import Accuracy, evaluate
 from snntorch_smixer.train.data import Data
 from snntorch_smixer.train.datasets import DATASETS
@@ -41,6 +43,9 @@ class Training:
         seed: instead of the recipe's.
         device: of torch.
         compile_net: train through ``torch.compile``.
+        memory: what is kept for the backward pass, one of `snntorch_smixer.memory.MODES`; None for that of the model.
+        impl: tier of the kernels, one of `snntorch_smixer.kernels.compiled.IMPLS`. Like ``memory`` no part of the
+            recipe: results do not depend on it.
         workers: reading processes for folders; None for one per core.
         progress: draw progress bars on the error stream.
     """
@@ -54,6 +59,8 @@ class Training:
     seed: int | None = None
     device: str = "cpu"
     compile_net: bool = False
+    memory: str | None = None
+    impl: str = "auto"
     workers: int | None = None
     progress: bool = False
 
@@ -89,11 +96,13 @@ def train(training: Training) -> Card:
         raise SettingError(f"train: {out} holds a model and no run to continue. Pass another --out.")
     torch.manual_seed(recipe.seed)
     net = create_model(training.model)
+    if training.memory is not None:
+        set_memory(net, training.memory)
     name, data = open_data("train", net, root=training.data, dataset=training.dataset, workers=training.workers)
     if recipe.init_from:
         load_pretrained(net, recipe.init_from)
         net.card = create_model(training.model).card
-    with _on_device(training.device):
+    with use(training.impl), _on_device(training.device):
         fit(net, recipe, data=data, out=out, compile_net=training.compile_net, progress=training.progress)
     bar = data.test_count if training.progress else None
     found = evaluate(net, data.test_batches(), device=training.device, progress=bar)

@@ -7,11 +7,23 @@ axis that is no multiple of 8 is filled up with zeros. So spikes ``(..., C)`` be
 
 from __future__ import annotations
 
+import functools
+import sys
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from snntorch_smixer.errors import LayoutError
+from snntorch_smixer.kernels.compiled import Tiered, tier
+
+_TABLES = {
+    "places": [1 << place for place in range(8)],
+    "ones": [byte.bit_count() for byte in range(256)],
+    # The eight spikes of each byte, as bytes of one long number: torch gathers these faster than rows.
+    "spikes": [int.from_bytes([byte >> k & 1 for k in range(8)], sys.byteorder) for byte in range(256)],
+}
 
 
 def pack(spikes: Tensor, *, trusted: bool = False) -> Tensor:
@@ -34,11 +46,13 @@ def pack(spikes: Tensor, *, trusted: bool = False) -> Tensor:
     x = x if x.is_floating_point() else x.float()
     if not trusted:
         check_binary("bits.pack", x)
-    x = F.pad(x, (0, -x.shape[-1] % 8))
-    places = 2 ** torch.arange(8, dtype=x.dtype, device=x.device)
-    # A product with powers of two: sums up to 255 are exact even in bfloat16, and it beats shifts and ors.
-    packed = torch.mv(x.reshape(-1, 8), places).to(torch.uint8)
-    return packed.view(*x.shape[:-1], x.shape[-1] // 8)
+    twin = _twin(x)
+    if twin is not None:
+        packed: Tensor = twin.pack(x)
+        return packed
+    short = -x.shape[-1] % 8
+    x = F.pad(x, (0, short)) if short else x  # it copies even where there is nothing to add
+    return _bytes(x.reshape(-1, 8)).view(*x.shape[:-1], x.shape[-1] // 8)
 
 
 def unpack(bits: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -56,10 +70,12 @@ def unpack(bits: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> T
         LayoutError: ``bits`` is no uint8 tensor that holds C spikes.
     """
     check_bits("bits.unpack", bits, channels)
-    rows = _bytes_to_spikes(bits.device).view(torch.int64).flatten()
-    spread = rows.index_select(0, bits.reshape(-1).int()).view(torch.uint8)
-    spread = spread.view(*bits.shape[:-1], bits.shape[-1] * 8)
-    return spread[..., :channels].to(dtype).contiguous()
+    twin = _twin(bits)
+    if twin is not None:
+        unpacked: Tensor = twin.unpack(bits, channels, dtype)
+        return unpacked
+    spikes = _spread(bits.reshape(-1), dtype).view(*bits.shape[:-1], bits.shape[-1] * 8)
+    return spikes if channels % 8 == 0 else spikes[..., :channels].contiguous()
 
 
 def spike_count(bits: Tensor, channels: int, axes: tuple[int, ...]) -> Tensor:
@@ -77,11 +93,15 @@ def spike_count(bits: Tensor, channels: int, axes: tuple[int, ...]) -> Tensor:
         LayoutError: ``bits`` is no uint8 tensor that holds C spikes.
     """
     check_bits("bits.spike_count", bits, channels)
+    twin = _twin(bits)
+    if twin is not None:
+        counted: Tensor = twin.spike_count(bits, channels, axes)
+        return counted
     axes = tuple(axis % bits.dim() for axis in axes)
     if bits.dim() - 1 not in axes:
         counts = unpack(bits, channels, torch.uint8)
     else:
-        ones = _bytes_to_spikes(bits.device).sum(1, dtype=torch.uint8)
+        ones = _table("ones", torch.uint8, bits)
         counts = ones.index_select(0, bits.reshape(-1).int()).view(bits.shape)
     return counts.sum(axes, dtype=torch.int64) if axes else counts.to(torch.int64)
 
@@ -106,7 +126,49 @@ def check_bits(where: str, bits: Tensor, channels: int) -> None:
         )
 
 
-def _bytes_to_spikes(device: torch.device) -> Tensor:
-    """``(256, 8)`` uint8: the eight spikes of each byte. Not cached: it costs microseconds."""
-    values = torch.arange(256, device=device)[:, None]
-    return ((values >> torch.arange(8, device=device)) & 1).to(torch.uint8)
+def _twin(x: Tensor) -> Any:
+    """The module of Triton's twins where that tier is chosen and takes ``x``; None elsewhere."""
+    if tier(x.device) != "triton":
+        return None
+    from snntorch_smixer.kernels import bits_triton
+
+    return bits_triton if bits_triton.serves(x) else None
+
+
+def _bytes_eagerly(x: Tensor) -> Tensor:
+    """Bytes of ``(M, 8)`` spikes."""
+    # A product with powers of two: sums up to 255 are exact even in bfloat16, and it beats shifts and ors.
+    return torch.mv(x, _table("places", x.dtype, x)).to(torch.uint8)
+
+
+def _bytes_traced(x: Tensor) -> Tensor:
+    total = x[:, 0]
+    for place in range(1, 8):
+        total = total + x[:, place] * (1 << place)
+    return total.to(torch.uint8)
+
+
+def _spread_eagerly(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """``(8 M,)`` spikes of ``(M,)`` bytes."""
+    return _table("spikes", torch.int64, bits).index_select(0, bits.int()).view(torch.uint8).to(dtype)
+
+
+def _spread_traced(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return ((bits[:, None] >> places) & 1).to(dtype).flatten()
+
+
+_bytes = Tiered(_bytes_eagerly, _bytes_traced)
+_spread = Tiered(_spread_eagerly, _spread_traced)
+
+
+def _table(name: str, dtype: torch.dtype, like: Tensor) -> Tensor:
+    # Those on shapes alone (fake tensors) belong to one mode, so they are made anew.
+    make = _kept_table if type(like) is Tensor else _kept_table.__wrapped__
+    return make(name, dtype, like.device)
+
+
+@functools.cache
+def _kept_table(name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(_TABLES[name], dtype=dtype, device=device)

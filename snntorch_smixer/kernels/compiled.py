@@ -1,34 +1,39 @@
-"""Which tier runs the small pure functions: plain torch, or the same functions under ``torch.compile``.
+"""Which tier runs the small pure functions: plain torch, the same under ``torch.compile``, or Triton kernels.
 
-One setting for the process: "eager", "compile", or "auto". On the CPU "auto" means eager: compiling costs seconds for
-each number of steps, which only a long run earns back, so it has to be asked for. Results agree bit for bit in the
-forward pass.
+One setting for the process: "eager", "compile", "triton" or "auto". "auto" means Triton on CUDA devices that can run
+it, and eager elsewhere: compiling costs seconds for each kind of call, which only a long run earns back, so it has to
+be asked for. "triton" means plain torch for tensors on the CPU and for what its kernels do not serve. Spikes agree bit
+for bit between eager and compile.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
-from snntorch_smixer.errors import check_choice
+from snntorch_smixer.errors import SettingError, check_choice
 
-IMPLS = ("auto", "eager", "compile")
+IMPLS = ("auto", "eager", "compile", "triton")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class _Setting:
-    """What was asked for, and why compiling was given up, if it was."""
+    """What was asked for, and what could not be compiled: all (``failure``), or functions by name (``failures``)."""
 
     def __init__(self) -> None:
         self.impl = "auto"
         self.failure: str | None = None
+        self.failures: dict[str, str] = {}
 
 
 _setting = _Setting()
@@ -38,10 +43,17 @@ def set_impl(impl: str) -> None:
     """Choose the tier for the whole process, one of `IMPLS`.
 
     Raises:
-        SettingError: unknown tier.
+        SettingError: unknown tier, or "triton" where Triton cannot run.
     """
     check_choice("compiled.set_impl", "impl", impl, IMPLS)
+    reason = _why_no_triton(None) if impl == "triton" else None
+    if reason is not None:
+        raise SettingError(
+            f'compiled.set_impl: impl="triton" cannot run here: {reason}. Use "auto", which takes Triton where it runs.'
+        )
     _setting.impl = impl
+    if impl == "compile" and _setting.failure is None:
+        _load_compiler()
 
 
 @contextmanager
@@ -49,7 +61,7 @@ def use(impl: str) -> Iterator[None]:
     """Choose the tier inside ``with``; afterwards the earlier choice holds again. Backward passes count where they run.
 
     Raises:
-        SettingError: unknown tier.
+        SettingError: as `set_impl`.
     """
     before = _setting.impl
     set_impl(impl)
@@ -59,48 +71,136 @@ def use(impl: str) -> Iterator[None]:
         _setting.impl = before
 
 
-def active() -> dict[str, str]:
-    """What was asked for ("impl"), what runs ("active": "eager" or "compile"), and "why"."""
-    if _setting.impl == "compile" and _setting.failure is None:
-        return {"impl": "compile", "active": "compile", "why": "asked for"}
+def tier(device: torch.device) -> str:
+    """What runs for tensors on ``device``: "eager", "compile" or "triton"."""
+    if torch.compiler.is_compiling():  # a model that is compiled as a whole takes plain torch into its own graph
+        return "eager"
+    if _setting.impl == "compile" and _is_watched():
+        return "eager"
     if _setting.impl == "compile":
-        return {"impl": "compile", "active": "eager", "why": f"torch.compile failed: {_setting.failure}"}
-    why = "asked for" if _setting.impl == "eager" else "compiling takes seconds, so it runs only where it is asked for"
-    return {"impl": _setting.impl, "active": "eager", "why": why}
+        return "eager" if _setting.failure is not None else "compile"
+    asked = _setting.impl == "triton" or (_setting.impl == "auto" and device.type == "cuda")
+    return "triton" if asked and _why_no_triton(device) is None else "eager"
+
+
+def active() -> dict[str, str]:
+    """What was asked for ("impl"), what runs ("active": "eager", "compile" or "triton"), and "why"."""
+    impl = _setting.impl
+    if impl == "compile" and _setting.failure is not None:
+        return {"impl": impl, "active": "eager", "why": f"torch.compile failed: {_setting.failure}"}
+    if impl == "compile":
+        but = "".join(f"; {name} runs in plain torch: {reason}" for name, reason in _setting.failures.items())
+        return {"impl": impl, "active": "compile", "why": f"asked for{but}"}
+    if impl != "auto":
+        return {"impl": impl, "active": impl, "why": "asked for"}
+    reason = _why_no_triton(None)
+    if reason is None:
+        return {"impl": impl, "active": "triton", "why": "Triton runs on the CUDA device; on the CPU it is eager"}
+    why = f"compiling takes seconds, so it runs only where it is asked for; no Triton: {reason}"
+    return {"impl": impl, "active": "eager", "why": why}
+
+
+def _why_no_triton(device: torch.device | None) -> str | None:
+    from snntorch_smixer.kernels import triton_tools  # it imports what asks here
+
+    return triton_tools.why_not(device)
 
 
 class Tiered(Generic[P, R]):
-    """A pure function of tensors that runs in the tier that was chosen.
+    """A pure function of tensors that runs in plain torch or compiled, as was chosen.
+
+    Every kind of call has a compiled function of its own: torch.compile keeps few variants of one function, and then
+    runs it uncompiled. A kind is made up of all arguments that are no tensors, and of the dtype, device and rank of
+    those that are; sizes are free.
 
     Args:
-        function: takes positional arguments only, changes none of them.
+        function: takes positional arguments only, changes none of them: tensors, None, what can be hashed, tuples.
+        traced: the same function in a form for the compiler; ``function`` itself by default.
     """
 
-    def __init__(self, function: Callable[P, R]) -> None:
+    def __init__(self, function: Callable[P, R], traced: Callable[P, R] | None = None) -> None:
         self.function = function
+        self.traced: Any = function if traced is None else traced
+        self.variants: dict[tuple[object, ...], Callable[P, R]] = {}
         functools.update_wrapper(self, function)
 
-    @functools.cached_property
-    def compiled(self) -> Callable[P, R]:
-        """The function under ``torch.compile``; compiled when it first runs."""
-        return torch.compile(self.function, dynamic=True)
-
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The function's result; where compiling fails, that of plain torch, with one warning for the process."""
-        # A model that is compiled as a whole takes the plain function into its own graph.
-        if _setting.impl != "compile" or _setting.failure is not None or torch.compiler.is_compiling():
-            return self.function(*args, **kwargs)
-        try:
-            return self.compiled(*args, **kwargs)
-        except (RuntimeError, OSError) as error:
-            result = self.function(*args, **kwargs)  # what is wrong with the input, not the compiler, raises here
-            _give_up(error)
+        """The function's result; where compiling fails, that of plain torch, with one warning."""
+        if torch.compiler.is_compiling():  # a model that is compiled as a whole takes it into its own graph
+            result: R = self.traced(*args, **kwargs)
             return result
+        if _setting.impl != "compile" or _setting.failure is not None or _is_watched():
+            return self.function(*args, **kwargs)
+        kind = (*map(_kind, args), torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled())
+        variant = self.variants.get(kind) or self._compile(kind)
+        if variant is self.function:
+            return variant(*args, **kwargs)
+        try:
+            return variant(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - an OSError, a RuntimeError, and one of the compiler's own
+            result = self.function(*args, **kwargs)  # what is wrong with the input, not the compiler, raises here
+            if _is_general(error):
+                _give_up(error)
+            else:
+                _give_up_on(self.function.__name__, error)
+                self.variants[kind] = self.function
+            return result
+
+    def _compile(self, kind: tuple[object, ...]) -> Callable[P, R]:
+        code = self.traced.__code__.replace(co_name=f"{self.traced.__name__}_{len(self.variants)}")
+        own = types.FunctionType(code, self.traced.__globals__, code.co_name, None, self.traced.__closure__)
+        # A whole graph or an error: otherwise torch runs what it gave up on uncompiled, without a word.
+        self.variants[kind] = torch.compile(own, dynamic=True, fullgraph=True)
+        return self.variants[kind]
+
+
+def _is_watched() -> bool:
+    """True where somebody wants to see every operator, such as torch's FLOP counter, or has tensors without numbers.
+
+    torch.compile does not compile under the one, and what it compiled reads memory that is not there under the other.
+    """
+    depth = torch._C._len_torch_dispatch_stack()
+    if depth == 0:
+        return False
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    modes = [torch._C._get_dispatch_stack_at(place) for place in range(depth)]
+    return any(isinstance(mode, FakeTensorMode) or not mode.ignore_compile_internals() for mode in modes)
+
+
+def _kind(arg: object) -> object:
+    if isinstance(arg, Tensor):
+        return arg.dtype, arg.device, tuple(size == 1 for size in arg.shape), arg.requires_grad
+    return tuple(map(_kind, arg)) if isinstance(arg, tuple) else arg
+
+
+def _is_general(error: Exception) -> bool:
+    """True unless the fault lies in tracing or lowering one function, or in the number of its variants."""
+    from torch._dynamo import exc  # loaded by now
+
+    inner = getattr(error, "inner_exception", error)
+    if type(inner).__name__ == "LoweringException" or isinstance(error, exc.FailOnRecompileLimitHit):
+        return False
+    return not isinstance(error, exc.TorchDynamoException) or isinstance(error, exc.BackendCompilerFailed)
+
+
+def _load_compiler() -> None:
+    # torch makes its cache folder while the compiler is imported, and cannot import it where that fails.
+    try:
+        importlib.import_module("torch._inductor")
+    except OSError as error:
+        _give_up(error)
+
+
+def _in_words(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def _give_up(error: Exception) -> None:
-    lines = str(error).strip().splitlines()
-    _setting.failure = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    if _setting.failure is not None:  # the plain form of one function may call another
+        return
+    _setting.failure = _in_words(error)
     warnings.warn(
         f"compiled: torch.compile does not work here ({_setting.failure}), so plain torch runs instead, slower but "
         "with the same results. Install a C++ compiler and make the folder TORCHINDUCTOR_CACHE_DIR writable, or set "
@@ -108,3 +208,15 @@ def _give_up(error: Exception) -> None:
         RuntimeWarning,
         stacklevel=3,
     )
+
+
+def _give_up_on(name: str, error: Exception) -> None:
+    is_new = name not in _setting.failures
+    _setting.failures[name] = _in_words(error)
+    if is_new:
+        warnings.warn(
+            f"compiled: torch.compile does not take this call of {name} ({_setting.failures[name]}), so it runs in "
+            "plain torch, slower but with the same results; the other calls go on compiled.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -4,66 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snntorch_smixer import shapes
-from snntorch_smixer.errors import LayoutError, SettingError, check_choice
-from snntorch_smixer.kernels.compiled import Tiered
+from snntorch_smixer.errors import SettingError
+from snntorch_smixer.kernels import unrolled
+from snntorch_smixer.kernels.compiled import Tiered, tier
+from snntorch_smixer.kernels.firing import Firing as Firing
+from snntorch_smixer.kernels.firing import SpikeGrad as SpikeGrad
 from snntorch_smixer.kernels.lif import RESETS as RESETS
 from snntorch_smixer.kernels.spikes import Spikes
+from snntorch_smixer.kernels.unrolled import Rule
 
-SpikeGrad = Callable[[Tensor], Tensor]
 Grads = tuple[Tensor, Tensor | None, Tensor | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Firing:
-    """What makes a LIF fire.
-
-    Attributes:
-        beta: membrane decay per step, clipped to [0, 1]; a single number, or one per neuron (broadcast).
-        threshold: firing threshold; as ``beta``.
-        spike_grad: maps ``u - threshold`` to binary spikes and carries the surrogate gradient, element by element. An
-            optional method ``derivative(v)`` says that the spikes are ``v > 0`` and that their derivative is its value;
-            without it, torch's autograd is asked, one step at a time. Gradients of parameters that ``spike_grad``
-            itself may hold are not computed.
-        reset: "zero", "subtract" or "none", as in `kernels.lif.lif`.
-    """
-
-    beta: Tensor
-    threshold: Tensor
-    spike_grad: SpikeGrad
-    reset: str = "zero"
-
-    def __post_init__(self) -> None:
-        check_choice("Firing", "reset", self.reset, RESETS)
-
-    @property
-    def is_analytic(self) -> bool:
-        """True when the surrogate states its derivative, and so that it fires on ``v > 0``."""
-        return hasattr(self.spike_grad, "derivative")
-
-    def work_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Of a membrane for input of ``dtype``: at least float32, and that of parameters with axes of their own."""
-        for parameter in (self.beta, self.threshold):
-            dtype = torch.promote_types(dtype, parameter.dtype) if parameter.dim() else dtype
-        return torch.promote_types(dtype, torch.float32)
-
-    def check(self, where: str, x: Tensor) -> None:
-        """Raise `LayoutError` unless ``x`` is ``(T, ...)`` and beta and threshold spread over one step of it."""
-        shapes.check_steps(where, x)
-        for name in ("beta", "threshold"):
-            got, step = getattr(self, name).shape, x.shape[1:]
-            short = len(got) <= len(step)
-            if not short or any(a not in (1, b) for a, b in zip(got[::-1], step[::-1], strict=False)):
-                raise LayoutError(
-                    f"{where}: {name} of shape {tuple(got)} does not spread over one step {tuple(step)}; pass one "
-                    "number, or one per channel: (C,) for tokens, (C, 1, 1) for maps"
-                )
 
 
 def fire(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: SpikeGrad, *, reset: str = "zero") -> Spikes:
@@ -85,23 +40,29 @@ def fire(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: SpikeGrad, *, r
     """
     neuron = Firing(beta, threshold, spike_grad, reset)
     neuron.check("fire", x)
-    return Spikes.of(_Fire.apply(x, beta, threshold, neuron), trusted=neuron.is_analytic)
+    return Spikes.of(fire_values(x, neuron), trusted=neuron.is_analytic)
 
 
-def once(backward: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor], Any]:
+def fire_values(x: Tensor, neuron: Firing) -> Tensor:
+    """The spikes of `fire` as numbers alone, unchecked: for a ``neuron`` known to suit ``x`` and to be binary."""
+    spikes: Tensor = _Fire.apply(x, neuron.beta, neuron.threshold, neuron)
+    return spikes
+
+
+def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Backward of a function that has no second derivative: refuses ``create_graph=True``.
 
     torch's ``once_differentiable`` lets it pass, with wrong results, where the incoming gradient is a constant.
     """
 
     @functools.wraps(backward)
-    def checked(ctx: Any, grad: Tensor) -> Any:
+    def checked(ctx: Any, *grads: Tensor | None) -> Any:
         if torch.is_grad_enabled():
             raise SettingError(
                 "backward: got create_graph=True, but the fused and recomputing kernels have a first derivative only; "
-                "use the plain path for second derivatives"
+                'use the plain path for second derivatives, set_memory(net, "reference")'
             )
-        return backward(ctx, grad)
+        return backward(ctx, *grads)
 
     return checked
 
@@ -110,7 +71,7 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, beta: Tensor, threshold: Tensor, neuron: Firing) -> Tensor:
         ctx.save_for_backward(x, beta, threshold)
-        ctx.rule = neuron.spike_grad, neuron.reset
+        ctx.rule = neuron.rule
         return fire_forward(x, neuron)
 
     @staticmethod
@@ -123,8 +84,15 @@ class _Fire(torch.autograd.Function):
 
 def fire_forward(x: Tensor, neuron: Firing) -> Tensor:
     """Spikes ``(T, ...)`` of currents ``x`` as numbers, without history."""
-    run = _spikes if neuron.is_analytic else _spikes.function
-    return run(x, neuron)
+    if not neuron.is_analytic:
+        return _all_spikes(x, neuron.beta, neuron.threshold, neuron.rule)
+    if tier(x.device) == "triton":
+        from snntorch_smixer.kernels import fire_triton
+
+        if fire_triton.serves(x, neuron):
+            return fire_triton.fire_forward(x, neuron)
+    flat = _flat(x, neuron)
+    return _spikes(flat, neuron.beta, neuron.threshold, neuron.rule, x.shape[0]).view(x.shape)
 
 
 def fire_backward(
@@ -139,120 +107,163 @@ def fire_backward(
         needs: whether beta and threshold need one; None is returned for what does not.
         overwrite: ``x`` is not needed any more, so its memory may take the result.
     """
+    if neuron.is_analytic and tier(x.device) == "triton":
+        from snntorch_smixer.kernels import fire_triton
+
+        if fire_triton.serves(x, neuron):
+            return fire_triton.fire_backward(x, grad, neuron, needs)
     run = _gradients if neuron.is_analytic else _gradients.function
+    flat = _flat(x, neuron)
+    by_x, by_beta, by_threshold = run(
+        flat, grad.reshape(flat.shape), neuron.beta, neuron.threshold, neuron.rule, (*needs, overwrite, x.shape[0])
+    )
+    return by_x.view(x.shape).to(x.dtype), by_beta, by_threshold
+
+
+def _flat(x: Tensor, neuron: Firing) -> Tensor:
+    """``(T, everything else)`` where one decay and threshold serve all neurons: one shape for the compiler."""
+    is_single = neuron.beta.dim() == neuron.threshold.dim() == 0
+    return x.flatten(1) if neuron.is_analytic and is_single and x.dim() > 1 and x.is_contiguous() else x
+
+
+def _all_spikes(x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, _steps: int = 0) -> Tensor:
+    """``_steps`` is there for the compiler, which writes out the loop: each number of them is another kind of call."""
+    neuron, spikes = Firing(beta, threshold, *rule), x.new_empty(x.shape)
+    minus: Tensor | None = None
+    margin: Tensor | None = None
+    for current, row in zip(x, spikes.unbind(0), strict=True):
+        minus = _advance(minus, margin, current, neuron)
+        margin = torch.add(minus, threshold, out=margin)
+        if neuron.is_analytic:
+            torch.lt(margin, 0, out=row)  # many times faster than making a mask and then numbers of it
+        else:
+            row.copy_(neuron.spike_grad(-margin))
+            margin = -row.to(margin.dtype)
+    return spikes
+
+
+def _traced_spikes(x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, _steps: int = 0) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rows = unrolled.spikes((current.to(dtype) for current in x.unbind(0)), beta, threshold, rule[1])
+    return torch.stack([row.to(x.dtype) for row in rows])
+
+
+_spikes = Tiered(_all_spikes, _traced_spikes)
+
+
+def _advance(minus: Tensor | None, margin: Tensor | None, current: Tensor, neuron: Firing) -> Tensor:
+    """``-u`` of one step, in the memory of the last one and in the order of operations of `lif`: not one bit differs.
+
+    With the opposite sign, what a spike silences is what lies below zero, ``margin = threshold - u``, and torch has an
+    operator that puts zeros there. A mask of truth values costs several times as much, and a product with zeros would
+    make NaN of an infinite membrane.
+    """
+    spent = None if neuron.reset != "subtract" else _spent(margin, neuron)
+    if minus is None or margin is None:
+        minus = current.to(torch.promote_types(current.dtype, torch.float32)).neg()
+    else:
+        minus = _silence(minus, margin) if neuron.reset == "zero" else minus
+        decay = neuron.beta.clamp(0, 1)
+        # Parameters of a wider dtype, or with more axes than the current, make the membrane wider too.
+        minus = minus.mul_(decay) if _fits(minus, decay) else minus * decay
+        minus = minus.sub_(current)
+    if spent is None:
+        return minus
+    return minus.add_(spent) if _fits(minus, spent) else minus + spent
+
+
+def _fits(x: Tensor, other: Tensor) -> bool:
+    return other.dim() == 0 or torch.promote_types(x.dtype, other.dtype) == x.dtype
+
+
+def _spent(margin: Tensor | None, neuron: Firing) -> Tensor:
+    """What the last spikes take from the membrane under reset "subtract"."""
+    if margin is None:
+        # A negative threshold lies below the resting membrane, which then counts as having fired before the first step.
+        return (neuron.threshold < 0).to(neuron.threshold.dtype) * neuron.threshold
+    return _fired(margin) * neuron.threshold
+
+
+def _fired(margin: Tensor) -> Tensor:
+    return torch.lt(margin, 0, out=torch.empty_like(margin))
+
+
+def _silence(x: Tensor, margin: Tensor) -> Tensor:
+    """Zeros in ``x``, in place, where ``margin`` lies below zero; NaN does not."""
+    kept = torch.finfo(margin.dtype)
+    # The operator keeps what lies above a bound: the largest number below zero.
+    bound = -kept.smallest_normal * kept.eps
+    return torch.ops.aten.threshold_backward.grad_input(x, margin, bound, grad_input=x)
+
+
+def _all_gradients(
+    x: Tensor, grad: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, needs: tuple[bool, bool, bool, int]
+) -> Grads:
+    """``needs``: gradients of beta and threshold, whether the result may take the memory of ``x``, and the steps."""
+    neuron, decay = Firing(beta, threshold, *rule), beta.clamp(0, 1)
     dtype = neuron.work_dtype(x.dtype)
-    work = x if overwrite and x.dtype == dtype and x.is_contiguous() else x.new_empty(x.shape, dtype=dtype)
-    by_x, by_beta, by_threshold = run(x, grad, neuron, needs, work)
-    return by_x.to(x.dtype), by_beta, by_threshold
-
-
-@Tiered
-def _spikes(x: Tensor, neuron: Firing) -> Tensor:
-    spikes = x.new_empty(x.shape)
-    rows = list(spikes.unbind(0))
-    mem = _first_membrane(x[0], neuron)
-    rows[0] = _fire_into(rows[0], mem, neuron)
-    for step in range(1, x.shape[0]):
-        mem = _membrane(mem, rows[step - 1], x[step], neuron)
-        rows[step] = _fire_into(rows[step], mem, neuron)
-    return _whole(spikes, rows)
-
-
-def _fire_into(row: Tensor, mem: Tensor, neuron: Firing) -> Tensor:
-    if not neuron.is_analytic:
-        return _put(row, neuron.spike_grad(mem - neuron.threshold))
-    if torch.compiler.is_compiling():
-        return (mem > neuron.threshold).to(row.dtype)
-    # Many times faster than making a mask and then numbers of it.
-    return torch.gt(mem, neuron.threshold, out=row)
-
-
-def _put(row: Tensor, value: Tensor) -> Tensor:
-    """Eager code writes into one tensor row by row, which keeps its peak low; a compiler fuses new tensors better."""
-    return value.to(row.dtype) if torch.compiler.is_compiling() else row.copy_(value)
-
-
-def _whole(tensor: Tensor, rows: list[Tensor]) -> Tensor:
-    return torch.stack(rows) if torch.compiler.is_compiling() else tensor
-
-
-def _membrane(mem: Tensor, fired: Tensor, current: Tensor, neuron: Firing) -> Tensor:
-    """One step; in the order of operations of `lif`, so that not one bit differs."""
-    decay, current = neuron.beta.clamp(0, 1), current.to(mem.dtype)
-    if neuron.reset == "zero":
-        mem = _silence(mem, fired)
-    mem = (decay * mem).add_(current)
-    return mem - fired.to(mem.dtype) * neuron.threshold if neuron.reset == "subtract" else mem
-
-
-def _first_membrane(current: Tensor, neuron: Firing) -> Tensor:
-    mem = current.to(torch.promote_types(current.dtype, torch.float32))
-    return mem - _at_rest(neuron, mem) * neuron.threshold if neuron.reset == "subtract" else mem
-
-
-def _at_rest(neuron: Firing, like: Tensor) -> Tensor:
-    # A negative threshold lies below the resting membrane, which then counts as having fired before the first step.
-    return (neuron.threshold < 0).to(like.dtype)
-
-
-def _silence(x: Tensor, fired: Tensor) -> Tensor:
-    """``x.masked_fill(fired > 0, 0)``, ten times as fast on the CPU; a product would make NaN of an infinite ``x``."""
-    return torch.ops.aten.threshold_backward(x, 1 - fired.to(x.dtype), 0.0)
-
-
-@Tiered
-def _gradients(x: Tensor, grad: Tensor, neuron: Firing, needs: tuple[bool, bool], work: Tensor) -> Grads:
-    """Leaves the gradient of ``x`` in ``work``, which first holds ``v = u - threshold`` of every step."""
-    beta, threshold, decay = neuron.beta, neuron.threshold, neuron.beta.clamp(0, 1)
-    rows = list(work.unbind(0))
+    work = x if needs[2] and x.dtype == dtype and x.is_contiguous() else x.new_empty(x.shape, dtype=dtype)
+    rows = work.unbind(0)
     silent = _replay(x, neuron, needs[0], rows)
     by_beta = torch.zeros_like(beta) if needs[0] else None
     by_threshold = torch.zeros_like(threshold) if needs[1] else None
     carry: Tensor | None = None
     for step in range(x.shape[0] - 1, -1, -1):
-        by_v = _through_surrogate(neuron.spike_grad, rows[step], grad[step]).to(work.dtype)
-        by_mem = by_v if carry is None else carry.add_(by_v)
-        rows[step] = _put(rows[step], by_mem)
-        fired = _fired(rows[step - 1], neuron) if step else _at_rest(neuron, work)
+        by_v = _through_surrogate(neuron.spike_grad, rows[step].neg(), grad[step])
+        by_mem = rows[step].copy_(by_v) if carry is None else torch.add(carry, by_v, out=rows[step])
+        before = _margin(rows[step - 1], neuron) if step else None
         if by_threshold is not None:
             by_threshold = by_threshold - _fit(by_v, threshold)
             if neuron.reset == "subtract":
+                fired = (threshold < 0).to(dtype) if before is None else _fired(before)
                 by_threshold = by_threshold - _fit(by_mem * fired, threshold)
         if by_beta is not None and step:
-            by_beta = by_beta + _fit(by_mem * silent.pop(), beta)
+            by_beta = by_beta - _fit(by_mem * silent.pop(), beta)
         carry = decay * by_mem
-        carry = _silence(carry, fired) if step and neuron.reset == "zero" else carry
-    if by_beta is not None:
-        by_beta = by_beta.masked_fill((beta < 0) | (beta > 1), 0)
-    return _whole(work, rows), by_beta, by_threshold
+        carry = carry if before is None or neuron.reset != "zero" else _silence(carry, before)
+    return work, _unclipped(by_beta, beta), by_threshold
 
 
-def _replay(x: Tensor, neuron: Firing, keep_silent: bool, rows: list[Tensor]) -> list[Tensor]:
-    """Writes ``v`` of every step by the very operations of the forward pass; returns what beta multiplied, if asked."""
+def _traced_gradients(
+    x: Tensor, grad: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, needs: tuple[bool, bool, bool, int]
+) -> Grads:
+    dtype = Firing(beta, threshold, *rule).work_dtype(x.dtype)
+    currents = (current.to(torch.promote_types(x.dtype, torch.float32)) for current in x.unbind(0))
+    by_x, *terms = unrolled.gradients(currents, lambda step: grad[step].to(dtype), beta, threshold, rule)
+    by_beta = _unclipped(unrolled.total(terms[0], beta), beta) if needs[0] else None
+    return torch.stack(by_x), by_beta, unrolled.total(terms[1], threshold) if needs[1] else None
+
+
+_gradients = Tiered(_all_gradients, _traced_gradients)
+
+
+def _replay(x: Tensor, neuron: Firing, keep_silent: bool, rows: tuple[Tensor, ...]) -> list[Tensor]:
+    """Writes ``threshold - u`` of every step by the very operations of the forward pass.
+
+    Returns what beta multiplied, with the opposite sign, if asked.
+    """
     silent: list[Tensor] = []
-    mem = _first_membrane(x[0], neuron).clone()  # the first row may be the memory of the first current
-    for step in range(x.shape[0]):
-        if step:
-            fired = _fired(rows[step - 1], neuron)
-            if keep_silent:
-                silent.append(_silence(mem, fired) if neuron.reset == "zero" else mem)
-            mem = _membrane(mem, fired, x[step], neuron)
-        rows[step] = _put(rows[step], mem - neuron.threshold)
+    minus: Tensor | None = None
+    margin: Tensor | None = None
+    for current, row in zip(x, rows, strict=True):
+        if keep_silent and minus is not None and margin is not None:
+            silent.append(_silence(minus.clone(), margin) if neuron.reset == "zero" else minus.clone())
+        minus = _advance(minus, margin, current, neuron)
+        margin = _margin(torch.add(minus, neuron.threshold, out=row), neuron)
     return silent
 
 
-def _fired(v: Tensor, neuron: Firing) -> Tensor:
-    if not neuron.is_analytic:
-        return neuron.spike_grad(v).to(v.dtype)
-    return (v > 0).to(v.dtype) if torch.compiler.is_compiling() else torch.gt(v, 0, out=torch.empty_like(v))
+def _margin(below: Tensor, neuron: Firing) -> Tensor:
+    """Of ``threshold - u``: what is below zero where the neuron fired."""
+    return below if neuron.is_analytic else neuron.spike_grad(-below).to(below.dtype).neg_()
 
 
 def _through_surrogate(spike_grad: SpikeGrad, v: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of ``v = u - threshold`` for the gradient of its spikes."""
+    """Gradient of ``v = u - threshold``, which is not needed any more, for the gradient of its spikes."""
     derivative = getattr(spike_grad, "derivative", None)
     if derivative is not None:
         slope: Tensor = derivative(v)
-        return grad.to(v.dtype) * slope
+        return torch.mul(grad.to(v.dtype), slope, out=v)
     with torch.enable_grad():
         v = v.detach().requires_grad_()
         spikes = spike_grad(v)
@@ -260,6 +271,11 @@ def _through_surrogate(spike_grad: SpikeGrad, v: Tensor, grad: Tensor) -> Tensor
             return torch.zeros_like(v)
         (by_v,) = torch.autograd.grad(spikes, v, grad.to(spikes.dtype))
     return by_v
+
+
+def _unclipped(by_beta: Tensor | None, beta: Tensor) -> Tensor | None:
+    """A beta outside [0, 1] gets no gradient."""
+    return None if by_beta is None else by_beta.masked_fill((beta < 0) | (beta > 1), 0)
 
 
 def _fit(grad: Tensor, like: Tensor) -> Tensor:

@@ -10,8 +10,13 @@ from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError
+from snntorch_smixer.kernels.compiled import tier
 from snntorch_smixer.kernels.fire import Firing, fire_backward, fire_forward, once
 from snntorch_smixer.kernels.spikes import Spikes
+
+Fired = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+Kept = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+NormGrads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +61,9 @@ def norm_fire(z: Tensor, norm: nn.Module, neuron: Firing, *, steps: int | None =
     shown = show("norm_fire", z, steps)
     neuron.check("norm_fire", shown)
     call = begin_norm(norm, z)
-    values = _NormFire.apply((call, neuron, shown.shape[0]), z, norm.weight, norm.bias, neuron.beta, neuron.threshold)
-    return Spikes.of(values, trusted=neuron.is_analytic)
+    parameters = norm.weight, norm.bias, neuron.beta, neuron.threshold
+    values, bits = _NormFire.apply((call, neuron, shown.shape[0]), z, *parameters)
+    return Spikes.of(values, trusted=neuron.is_analytic, bits=bits)
 
 
 def norm_only(z: Tensor, norm: nn.Module) -> Tensor:
@@ -73,31 +79,92 @@ def norm_only(z: Tensor, norm: nn.Module) -> Tensor:
 
 class _NormFire(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, setup: tuple[NormCall, Firing, int], *tensors: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, setup: tuple[NormCall, Firing, int], z: Tensor, *parameters: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         call, neuron, steps = setup
-        z, weight, bias = tensors[:3]
-        if z is None:
-            raise LayoutError("norm_fire: got no input")
-        y, first, second = normalise(fold(z), weight, bias, call)
-        ctx.setup = call, (neuron.spike_grad, neuron.reset), steps
-        ctx.save_for_backward(*tensors, first, second)
-        return fire_forward(show("norm_fire", y.view(z.shape), steps), neuron)
+        spikes, bits, first, second = norm_fire_forward(z, parameters[0], parameters[1], call, neuron, steps)
+        ctx.setup = call, neuron.rule
+        ctx.save_for_backward(z, *parameters, first, second)
+        ctx.set_materialize_grads(False)
+        if bits is not None:
+            ctx.mark_non_differentiable(bits)
+        return spikes, bits
 
     @staticmethod
     @once
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        call, rule, steps = ctx.setup
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:  # what comes behind has no gradient to give
+            return (None,) * len(ctx.needs_input_grad)
+        call, rule = ctx.setup
         z, weight, bias, beta, threshold, first, second = ctx.saved_tensors
-        folded, wanted = fold(z), ctx.needs_input_grad[1:]
-        y = renormalise(folded, weight, bias, call, (first, second))
-        neuron = Firing(beta, threshold, *rule)
-        shown = show("norm_fire", y.view(z.shape), steps)
-        by_y, by_beta, by_threshold = fire_backward(shown, grad, neuron, wanted[3:], overwrite=True)
-        if steps != z.shape[0]:
-            by_y = by_y.sum(0, keepdim=True)
-        by_z, by_weight, by_bias = norm_backward(fold(by_y), folded, weight, call, (first, second, wanted[:3]))
-        by_z = None if by_z is None else by_z.view(z.shape)
-        return None, by_z, by_weight, by_bias, by_beta, by_threshold
+        kept = weight, bias, first, second
+        return None, *norm_fire_backward(z, grad, kept, call, Firing(beta, threshold, *rule), ctx.needs_input_grad[1:])
+
+
+def norm_fire_forward(
+    z: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall, neuron: Firing, steps: int
+) -> Fired:
+    """Spikes of ``z`` without history, their bits where they come for nothing, and the pair to keep for backward.
+
+    Args:
+        z: as in `norm_fire`; of one step where it is static.
+        weight: of the BatchNorm, ``(C,)`` or None.
+        bias: as ``weight``.
+        call: settings; its running statistics are updated in place where the batch is used.
+        neuron: the LIF behind it.
+        steps: of the result.
+    """
+    twin = _twin(z, weight, call, neuron)
+    if twin is not None:
+        found: Fired = twin.norm_fire_forward(z, weight, bias, call, neuron, steps)
+        return found
+    y, first, second = normalise(fold(z), weight, bias, call)
+    return fire_forward(show("norm_fire", y.view(z.shape), steps), neuron), None, first, second
+
+
+def norm_fire_backward(
+    z: Tensor, grad: Tensor, kept: Kept, call: NormCall, neuron: Firing, needs: tuple[bool, ...]
+) -> NormGrads:
+    """Gradients of ``z``, the BatchNorm's weight and bias, beta and threshold; None for what does not need one.
+
+    Args:
+        z: as it was.
+        grad: gradient of the loss by the spikes, ``(T, ...)``; it is not changed.
+        kept: the BatchNorm's weight and bias, and the pair that `norm_fire_forward` returned.
+        call: as it was.
+        neuron: as it was.
+        needs: which of the five are needed.
+    """
+    weight, bias, first, second = kept
+    twin = _twin(z, weight, call, neuron)
+    if twin is not None:
+        found: NormGrads = twin.norm_fire_backward(z, grad, kept, call, neuron, needs)
+        return found
+    folded = fold(z)
+    y = renormalise(folded, weight, bias, call, (first, second))
+    shown = show("norm_fire", y.view(z.shape), grad.shape[0])
+    by_y, by_beta, by_threshold = fire_backward(shown, grad, neuron, (needs[3], needs[4]), overwrite=True)
+    if shown.shape != z.shape:
+        by_y = by_y.sum(0, keepdim=True)
+    saved = first, second, (needs[0], needs[1], needs[2])
+    by_z, by_weight, by_bias = norm_backward(fold(by_y), folded, weight, call, saved)
+    return None if by_z is None else by_z.view(z.shape), by_weight, by_bias, by_beta, by_threshold
+
+
+def _twin(z: Tensor, weight: Tensor | None, call: NormCall, neuron: Firing) -> Any:
+    """The module of faster twins of the two functions above that the chosen tier has for this call; None for none."""
+    how = tier(z.device)
+    if how == "eager":
+        return None
+    # Each of them loads a compiler, so they are imported where they are asked for.
+    if how == "triton":
+        from snntorch_smixer.kernels import norm_fire_triton
+
+        return norm_fire_triton if norm_fire_triton.serves(z, call, neuron) else None
+    from snntorch_smixer.kernels import norm_fire_compiled
+
+    return norm_fire_compiled if call.by_batch and norm_fire_compiled.serves(z, weight, neuron) else None
 
 
 def show(where: str, y: Tensor, steps: int | None) -> Tensor:
@@ -178,7 +245,7 @@ def normalise(
 
 
 def renormalise(
-    z: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall, kept: tuple[Tensor, Tensor]
+    z: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall, kept: tuple[Tensor | None, Tensor | None]
 ) -> Tensor:
     """The same bits as `normalise` gave, without touching any statistics.
 
@@ -192,11 +259,10 @@ def renormalise(
     mean, second = kept
     if not call.by_batch:
         return torch.native_batch_norm(z, weight, bias, mean, second, False, 0.0, call.eps)[0]
-    if not _has_linear_kernel(z, weight):
+    if second is None or not _has_linear_kernel(z, weight):
         return torch.native_batch_norm(z, weight, bias, None, None, True, 0.0, call.eps)[0]
-    # torch's CPU kernel turns its statistics into y = z * (w / std) + (b - mean * (w / std)), one fused multiply-add
-    # per element, which no expression of tensors repeats bit for bit. Given a variance of 1 and w / std for w, the
-    # same kernel in evaluation mode does, and it need not sum up the batch again.
+    # torch's CPU kernel takes y = z * (w / std) + (b - mean * (w / std)), one fused multiply-add per element, which no
+    # plain expression repeats. Given a variance of 1 and w / std for w, the same kernel in evaluation mode does.
     scale = second if weight is None else second * weight
     return torch.native_batch_norm(z, scale, bias, mean, torch.ones_like(second), False, 0.0, 0.0)[0]
 
@@ -212,7 +278,7 @@ def norm_backward(
     z: Tensor,
     weight: Tensor | None,
     call: NormCall,
-    kept: tuple[Tensor, Tensor, tuple[bool, bool, bool]],
+    kept: tuple[Tensor | None, Tensor | None, tuple[bool, bool, bool]],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``z``, weight and bias: torch's own, so equal to plain BatchNorm's bit for bit.
 
@@ -226,8 +292,9 @@ def norm_backward(
     first, second, wanted = kept
     none = None, None
     of_batch, running = ((first, second), none) if call.by_batch else (none, (first, second))
+    # With the strides it came with: torch has a faster kernel for a contiguous gradient, which rounds other sums.
     grads: tuple[Tensor | None, ...] = torch.ops.aten.native_batch_norm_backward(
-        grad.contiguous(), z, weight, *running, *of_batch, call.by_batch, call.eps, list(wanted)
+        grad, z, weight, *running, *of_batch, call.by_batch, call.eps, list(wanted)
     )
     by_z, by_weight, by_bias = (g if want else None for g, want in zip(grads, wanted, strict=True))
     return by_z, by_weight, by_bias

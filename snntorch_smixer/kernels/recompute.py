@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import check_count
 from snntorch_smixer.kernels.bits import unpack
-from snntorch_smixer.kernels.fire import Firing, fire_backward, fire_forward, once
+from snntorch_smixer.kernels.fire import Firing, fire_forward, once
 from snntorch_smixer.kernels.norm_fire import (
     begin_norm,
     check_norm,
     fold,
-    norm_backward,
+    norm_fire_backward,
+    norm_fire_forward,
     normalise,
     renormalise,
     show,
 )
+from snntorch_smixer.kernels.pieces import fire_backward_in_pieces, fire_in_pieces, norm_backward_in_pieces, spans
 from snntorch_smixer.kernels.spike_linear import (
     Conv,
     Dense,
@@ -71,26 +73,27 @@ def recompute_unit(
         linear: the map.
         norm: BatchNorm1d behind a linear map, BatchNorm2d behind a convolution.
         neuron: the LIF behind it; None for a unit that ends at BatchNorm.
-        chunks: pieces of the folded batch that a convolution takes one after the other, for a lower peak. BatchNorm
-            sees the whole batch all the same. With more than one, results may differ from the plain unit by rounding.
+        chunks: pieces that the backward pass works in for a lower peak: a convolution takes some of the folded batch at
+            a time, the LIF some of the samples, BatchNorm some of the channels. The output does not depend on it;
+            gradients are summed in another order.
         steps: T to show a static input of one step to the neuron for; map and BatchNorm run once.
 
     Returns:
         `Spikes`, or the normalised tensor where there is no neuron. Differentiable once.
 
     Raises:
-        LayoutError: shapes that do not belong together.
+        LayoutError: shapes that do not belong together, or a dtype that is not real-valued.
         SettingError: chunks below 1, an unusual padding, or not a plain BatchNorm.
     """
     check_count("recompute_unit", "chunks", chunks)
     values = spikes.values if isinstance(spikes, Spikes) else spikes
     op: SpikeMap
     if isinstance(linear, nn.Conv2d):
-        check_maps("recompute_unit", values.shape, linear)
+        check_maps("recompute_unit", values, linear)
         op = Conv.of(linear, values)
     else:
-        check_width("recompute_unit", values.shape, -1, linear.in_features)
-        op, chunks = Dense(), 1
+        check_width("recompute_unit", values, -1, linear.in_features)
+        op = Dense()
     plan = _Plan(op, chunks, autocast_dtype(values), norm, neuron, None if neuron is None else steps)
     return _run(plan, spikes, (linear.weight, linear.bias, norm.weight, norm.bias))
 
@@ -108,9 +111,9 @@ def recompute_mix(spikes: Spikes, weight: Tensor, kept: Selection | None, neuron
         Spikes of the same shape. Differentiable once.
 
     Raises:
-        LayoutError: wrong number of tokens.
+        LayoutError: wrong number of tokens, or dtype.
     """
-    check_width("recompute_mix", spikes.shape, -2, weight.shape[1] if kept is None else kept.num_tokens)
+    check_width("recompute_mix", spikes.values, -2, weight.shape[1] if kept is None else kept.num_tokens)
     plan = _Plan(Mix(kept, autocast_dtype(spikes.values)), 1, None, None, neuron)
     mixed: Spikes = _run(plan, spikes, (weight, None, None, None))
     return mixed
@@ -120,40 +123,44 @@ def _run(plan: _Plan, spikes: Spikes | Tensor, parameters: tuple[Tensor | None, 
     bits, values = (spikes.bits, spikes.values) if isinstance(spikes, Spikes) else (None, spikes)
     neuron = plan.neuron
     if neuron is None:
-        return _Unit.apply(plan, bits, values, *parameters, None, None)
-    out = _Unit.apply(plan, bits, values, *parameters, neuron.beta, neuron.threshold)
-    return Spikes.of(out, trusted=neuron.is_analytic)
+        return _Unit.apply(plan, bits, values, *parameters, None, None)[0]
+    out, packed = _Unit.apply(plan, bits, values, *parameters, neuron.beta, neuron.threshold)
+    return Spikes.of(out, trusted=neuron.is_analytic, bits=packed)
+
+
+_Fired = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 class _Unit(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, bits: Tensor | None, values: Tensor, *rest: Tensor | None) -> Tensor:
-        weight, bias, norm_weight, norm_bias = rest[:4]
+    def forward(
+        ctx: Any, plan: _Plan, bits: Tensor | None, values: Tensor, *rest: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        weight, bias = rest[:2]
         # Unpacked bits are contiguous, so the spikes are too; what is kept as it is keeps its memory format.
         stored = values if bits is None else values.contiguous()
         given = _Input(plan, stored, None, cast(values, plan.dtype).dtype)
-        z = given.unfold(_apply(plan, given, weight, bias))
-        _check(plan, z)
-        ctx.call, first, second, y = None, None, None, z
-        if plan.norm is not None:
-            ctx.call = begin_norm(plan.norm, z)
-            y, first, second = normalise(fold(z), norm_weight, norm_bias, ctx.call)
-            y = y.view(z.shape)
         ctx.plan, ctx.shape, ctx.dtypes = plan, values.shape, (values.dtype, given.dtype)
-        ctx.save_for_backward(values if bits is None else bits, *rest, first, second)
         ctx.packed = bits is not None
-        return y if plan.neuron is None else fire_forward(show("recompute_unit", y, plan.steps), plan.neuron)
+        out, packed, first, second = _fire(ctx, _apply(plan, given, weight, bias), rest[2:])
+        ctx.save_for_backward(values if bits is None else bits, *rest, first, second)
+        ctx.set_materialize_grads(False)
+        if packed is not None:
+            ctx.mark_non_differentiable(packed)
+        return out, packed
 
     @staticmethod
     @once
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:  # what comes behind has no gradient to give
+            return (None,) * len(ctx.needs_input_grad)
         stored, weight, bias, *rest = ctx.saved_tensors
         plan, wanted = ctx.plan, ctx.needs_input_grad[2:]
         given = _Input(plan, stored, ctx.shape[-1] if ctx.packed else None, ctx.dtypes[1])
+        if not isinstance(plan.op, Conv):  # tokens are few enough to be unpacked once for both products
+            given = _Input(plan, given.piece(slice(None)), None, ctx.dtypes[1])
         with torch.autocast(grad.device.type, enabled=False):
-            z = given.unfold(_apply(plan, given, weight, bias))
-            by_z, own = _back_to_map(ctx, z, grad, rest)
-            del z
+            by_z, *own = _back_to_map(ctx, _apply(plan, given, weight, bias), grad, rest)
             by_x, by_weight, by_bias = _apply_backward(plan, by_z, given, weight, wanted[:3])
         grads = None if by_x is None else by_x.view(ctx.shape), by_weight, by_bias
         dtypes = ctx.dtypes[0], weight.dtype, None if bias is None else bias.dtype
@@ -176,13 +183,29 @@ class _Input:
         return shapes.unfold_steps(z, self.stored.shape[0]) if isinstance(self.plan.op, Conv) else z
 
     def spans(self) -> list[slice]:
-        total = self.fold(self.stored).shape[0]
-        size = max(1, -(-total // self.plan.chunks))
-        return [slice(start, min(start + size, total)) for start in range(0, max(1, total), size)]
+        # A linear map of tokens has no transient worth the smaller products.
+        pieces = self.plan.chunks if isinstance(self.plan.op, Conv) else 1
+        return spans(self.fold(self.stored).shape[0], pieces)
 
     def piece(self, span: slice) -> Tensor:
         part = self.fold(self.stored)[span]
         return part.to(self.dtype) if self.channels is None else unpack(part, self.channels, self.dtype)
+
+
+def _fire(ctx: Any, z: Tensor, parameters: tuple[Tensor | None, ...]) -> _Fired:
+    """Output of the unit, bits where they come for nothing, and the pair that BatchNorm's backward pass needs."""
+    plan, neuron, weight, bias = ctx.plan, ctx.plan.neuron, parameters[0], parameters[1]
+    _check(plan, z)
+    ctx.call = None if plan.norm is None else begin_norm(plan.norm, z)
+    if ctx.call is None:
+        return (z if neuron is None else fire_forward(z, neuron)), None, None, None
+    steps = z.shape[0] if plan.steps is None else plan.steps
+    if neuron is not None and plan.chunks == 1:
+        return norm_fire_forward(z, weight, bias, ctx.call, neuron, steps)
+    y, first, second = normalise(fold(z), weight, bias, ctx.call)
+    y = y.view(z.shape)
+    del z
+    return (y if neuron is None else fire_in_pieces(y, neuron, steps, plan.chunks)), None, first, second
 
 
 def _check(plan: _Plan, z: Tensor) -> None:
@@ -194,37 +217,27 @@ def _check(plan: _Plan, z: Tensor) -> None:
 
 
 def _apply(plan: _Plan, given: _Input, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """The map, piece by piece; the same calls in the forward and in the backward pass."""
-    kernel, offset = cast(weight, plan.dtype), cast(bias, plan.dtype)
-    spans = given.spans()
-    first = plan.op.forward(given.piece(spans[0]), kernel, offset)
-    if len(spans) == 1:
-        return first
-    z = first.new_empty(spans[-1].stop, *first.shape[1:])
-    z[spans[0]] = first
-    for span in spans[1:]:
-        z[span] = plan.op.forward(given.piece(span), kernel, offset)
-    return z
+    """The map, on the whole batch at once: what torch gives for a piece of it may be rounded in other places."""
+    return given.unfold(plan.op.forward(given.piece(slice(None)), cast(weight, plan.dtype), cast(bias, plan.dtype)))
 
 
-def _back_to_map(ctx: Any, z: Tensor, grad: Tensor, saved: list[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Gradient of ``z``, and those of BatchNorm's and the neuron's parameters."""
+def _back_to_map(ctx: Any, z: Tensor, grad: Tensor, saved: list[Tensor]) -> tuple[Any, ...]:
+    """Gradients of ``z``, of BatchNorm's weight and bias, and of the neuron's beta and threshold."""
     norm_weight, norm_bias, beta, threshold, first, second = saved
-    plan, call, wanted = ctx.plan, ctx.call, ctx.needs_input_grad[5:]
-    by_beta = by_threshold = by_norm_weight = by_norm_bias = None
-    folded = fold(z)
-    if plan.neuron is not None:
-        y = z if call is None else renormalise(folded, norm_weight, norm_bias, call, (first, second)).view(z.shape)
-        neuron = Firing(beta, threshold, plan.neuron.spike_grad, plan.neuron.reset)
-        shown = show("recompute_unit", y, plan.steps)
-        grad, by_beta, by_threshold = fire_backward(shown, grad, neuron, wanted[2:], overwrite=True)
-        grad = grad if shown.shape == z.shape else grad.sum(0, keepdim=True)
-        del y, shown
+    plan, call, needs = ctx.plan, ctx.call, (True, *ctx.needs_input_grad[5:])
+    neuron = None if plan.neuron is None else Firing(beta, threshold, plan.neuron.spike_grad, plan.neuron.reset)
+    if neuron is not None and call is not None and plan.chunks == 1:
+        return norm_fire_backward(z, grad, (norm_weight, norm_bias, first, second), call, neuron, needs)
+    by_beta = by_threshold = by_weight = by_bias = None
+    if neuron is not None:
+        y = z if call is None else renormalise(fold(z), norm_weight, norm_bias, call, (first, second)).view(z.shape)
+        grad, by_beta, by_threshold = fire_backward_in_pieces(y, grad, neuron, needs[3:], plan.chunks)
+        del y
     if call is not None:
-        kept = first, second, (True, *wanted[:2])
-        by_z, by_norm_weight, by_norm_bias = norm_backward(fold(grad), folded, norm_weight, call, kept)
+        kept = first, second, needs[:3]
+        by_z, by_weight, by_bias = norm_backward_in_pieces(fold(grad), fold(z), norm_weight, call, kept, plan.chunks)
         grad = grad if by_z is None else by_z.view(z.shape)
-    return grad, (by_norm_weight, by_norm_bias, by_beta, by_threshold)
+    return grad, by_weight, by_bias, by_beta, by_threshold
 
 
 def _apply_backward(plan: _Plan, by_z: Tensor, given: _Input, weight: Tensor, needs: Needs) -> Three:
@@ -240,6 +253,11 @@ def _apply_backward(plan: _Plan, by_z: Tensor, given: _Input, weight: Tensor, ne
             by_x = part[0].new_empty(spans[-1].stop, *part[0].shape[1:]) if by_x is None else by_x
             by_x[span] = part[0]
         for at, new in enumerate(part[1:]):
-            old = sums[at]
-            sums[at] = new if new is None or old is None else old.add_(new)
+            sums[at] = _add(sums[at], new)
     return by_x, sums[0], sums[1]
+
+
+def _add(total: Tensor | None, new: Tensor | None) -> Tensor | None:
+    if total is None or new is None:  # half precision would round after each piece
+        return None if new is None else new.to(torch.promote_types(new.dtype, torch.float32))
+    return total.add_(new)

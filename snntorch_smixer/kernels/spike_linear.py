@@ -20,6 +20,7 @@ from snntorch_smixer.selection import Selection
 
 Needs = tuple[bool, bool, bool]
 Three = tuple[Tensor | None, Tensor | None, Tensor | None]
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class SpikeMap(Protocol):
@@ -121,7 +122,9 @@ class Mix:
             return _mix(x, weight, self.kept)
 
     def backward(self, grad: Tensor, x: Callable[[], Tensor], weight: Tensor, needs: Needs) -> Three:
-        """By computing the product again: it is a few per cent of a network, and any form of ``W_M'`` is served."""
+        """On all tokens as torch computes them; on kept ones by computing the product again, in any form it took."""
+        if self.kept is None or not self.kept.drops_tokens:
+            return _mix_all_backward(grad, lambda: cast(x(), self.autocast), cast(weight, self.autocast), needs)
         spikes = x() if needs[1] else weight.new_zeros(grad.shape)  # the gradient of the spikes needs none of them
         spikes, matrix = spikes.requires_grad_(needs[0]), weight.detach().requires_grad_(needs[1])
         with torch.enable_grad():
@@ -142,6 +145,16 @@ def _mix_all(x: Tensor, weight: Tensor) -> Tensor:
     return shapes.join_heads(F.conv1d(shapes.split_heads(x, heads), kernel, groups=heads), x)
 
 
+def _mix_all_backward(grad: Tensor, x: Callable[[], Tensor], weight: Tensor, needs: Needs) -> Three:
+    heads, tokens = weight.shape[:2]
+    kernel, by_columns = weight.reshape(heads * tokens, -1, 1), shapes.split_heads(grad, heads)
+    columns = shapes.split_heads(x(), heads) if needs[1] else grad.new_empty(1).expand(by_columns.shape)
+    settings = [1], [0], [1], False, [0], heads, [*needs[:2], False]
+    by_x, by_weight, _ = torch.ops.aten.convolution_backward(by_columns, columns, kernel, None, *settings)
+    by_x = shapes.join_heads(by_x, grad) if needs[0] else None
+    return by_x, by_weight.view(weight.shape) if needs[1] else None, None
+
+
 def spike_linear(spikes: Spikes, linear: nn.Linear) -> Tensor:
     """``linear(spikes.values)``, bit for bit, that keeps bits and the weight only. Hooks on ``linear`` do not run.
 
@@ -153,9 +166,9 @@ def spike_linear(spikes: Spikes, linear: nn.Linear) -> Tensor:
         ``(..., O)``. Differentiable once.
 
     Raises:
-        LayoutError: wrong number of channels.
+        LayoutError: wrong number of channels, or a dtype that is not in `FLOATS`.
     """
-    check_width("spike_linear", spikes.shape, -1, linear.in_features)
+    check_width("spike_linear", spikes.values, -1, linear.in_features)
     return _Keep.apply(Dense(), autocast_dtype(spikes.values), spikes.bits, spikes.values, linear.weight, linear.bias)
 
 
@@ -170,10 +183,10 @@ def spike_conv2d(spikes: Spikes, conv: nn.Conv2d) -> Tensor:
         ``(T, B, O, H', W')``. Differentiable once.
 
     Raises:
-        LayoutError: wrong rank or number of channels.
+        LayoutError: wrong rank, number of channels, or dtype.
         SettingError: another padding.
     """
-    check_maps("spike_conv2d", spikes.shape, conv)
+    check_maps("spike_conv2d", spikes.values, conv)
     bits, values = shapes.fold_steps(spikes.bits), shapes.fold_steps(spikes.values)
     out = _Keep.apply(Conv.of(conv, values), autocast_dtype(values), bits, values, conv.weight, conv.bias)
     return shapes.unfold_steps(out, spikes.shape[0])
@@ -191,9 +204,9 @@ def spike_mix(spikes: Spikes, weight: Tensor, kept: Selection | None = None) -> 
         Mixed tokens, real valued, of the spikes' shape. Differentiable once.
 
     Raises:
-        LayoutError: wrong number of tokens.
+        LayoutError: wrong number of tokens, or dtype.
     """
-    check_width("spike_mix", spikes.shape, -2, weight.shape[1] if kept is None else kept.num_tokens)
+    check_width("spike_mix", spikes.values, -2, weight.shape[1] if kept is None else kept.num_tokens)
     return _Keep.apply(Mix(kept, autocast_dtype(spikes.values)), None, spikes.bits, spikes.values, weight, None)
 
 
@@ -235,17 +248,28 @@ def cast(x: Any, dtype: torch.dtype | None) -> Any:
     return x if x is None or dtype is None or x.dtype == torch.float64 else x.to(dtype)
 
 
-def check_width(where: str, shape: torch.Size, axis: int, wanted: int) -> None:
-    """Raise `LayoutError` unless ``shape`` has ``wanted`` on ``axis``: -1 channels, -2 tokens."""
-    if len(shape) < 2 or shape[axis] != wanted:
+def check_width(where: str, x: Tensor, axis: int, wanted: int) -> None:
+    """Raise `LayoutError` unless ``x`` has ``wanted`` on ``axis``, -1 channels, -2 tokens, and a dtype of `FLOATS`."""
+    if x.dim() < 2 or x.shape[axis] != wanted:
         name = "channels on the last axis" if axis == -1 else "tokens on the last axis but one"
-        raise LayoutError(f"{where}: expected {wanted} {name}, got shape {tuple(shape)}; tokens are (T, B, N, C)")
+        raise LayoutError(f"{where}: expected {wanted} {name}, got shape {tuple(x.shape)}; tokens are (T, B, N, C)")
+    _check_dtype(where, x)
 
 
-def check_maps(where: str, shape: torch.Size, conv: nn.Conv2d) -> None:
-    """Raise `LayoutError` unless ``shape`` is ``(T, B, C, H, W)`` with the channels of ``conv``."""
-    if len(shape) != 5 or shape[2] != conv.in_channels:
+def check_maps(where: str, x: Tensor, conv: nn.Conv2d) -> None:
+    """Raise `LayoutError` unless ``x`` is ``(T, B, C, H, W)`` for ``conv``, and has a dtype of `FLOATS`."""
+    if x.dim() != 5 or x.shape[2] != conv.in_channels:
         raise LayoutError(
-            f"{where}: expected maps (T, B, {conv.in_channels}, H, W), got shape {tuple(shape)}; "
+            f"{where}: expected maps (T, B, {conv.in_channels}, H, W), got shape {tuple(x.shape)}; "
             "did you forget the time axis?"
+        )
+    _check_dtype(where, x)
+
+
+def _check_dtype(where: str, x: Tensor) -> None:
+    # Autocast leaves integers alone, `cast` would not, and what plain torch refuses is refused here too.
+    if x.dtype not in FLOATS:
+        raise LayoutError(
+            f"{where}: expected {', '.join(str(dtype)[6:] for dtype in FLOATS)}, got {x.dtype}; "
+            "convert the input, for example with .float()"
         )

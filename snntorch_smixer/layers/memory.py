@@ -1,75 +1,26 @@
-"""How much a layer keeps between forward and backward: everything, the map's output and bits, or bits alone."""
+"""The lean forms of layers: what runs where a memory mode other than "reference" is set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
-from snntorch_smixer.errors import SettingError, check_choice, check_count
-from snntorch_smixer.kernels.fire import RESETS, Firing, fire
+from snntorch_smixer.kernels.fire import Firing, fire
 from snntorch_smixer.kernels.norm_fire import norm_fire, norm_only
 from snntorch_smixer.kernels.recompute import recompute_unit
 from snntorch_smixer.kernels.spike_linear import spike_conv2d, spike_linear
 from snntorch_smixer.kernels.spikes import Spikes
 from snntorch_smixer.layers.unit import Unit
+from snntorch_smixer.memory import MODES as MODES
+from snntorch_smixer.memory import KeepsLess as KeepsLess
+from snntorch_smixer.memory import memory_mode as memory_mode
+from snntorch_smixer.memory import memory_of as memory_of
+from snntorch_smixer.memory import set_memory as set_memory
 from snntorch_smixer.neurons import LIF
-
-MODES = ("reference", "fused", "recompute")
-"""reference: plain torch. fused: each map's output once, spikes as bits; BatchNorm and LIF are computed again in the
-backward pass. recompute: bits and the residual stream; the maps are computed again too. Results are the same."""
-
-
-class KeepsLess(nn.Module):
-    """A layer with a ``memory`` mode, one of `MODES`; "fused" unless it is told otherwise."""
-
-    memory: str = "fused"
-    chunks: int = 1
-    """Pieces of the batch that a convolution is computed again in, for a lower peak (memory="recompute")."""
-
-
-def set_memory(model: nn.Module, mode: str, *, chunks: int = 1) -> None:
-    """Choose what the layers of ``model`` keep for the backward pass. Results do not depend on it.
-
-    Args:
-        model: holds layers of this package.
-        mode: one of `MODES`.
-        chunks: pieces that a convolution takes the batch in when it is computed again.
-
-    Raises:
-        SettingError: unknown mode, or the model holds no layer that has one.
-    """
-    check_choice("set_memory", "mode", mode, MODES)
-    layers = _layers(model)
-    check_count("set_memory", "chunks", chunks)
-    for layer in layers:
-        layer.memory, layer.chunks = mode, chunks
-
-
-@contextmanager
-def memory_mode(model: nn.Module, mode: str, *, chunks: int = 1) -> Iterator[None]:
-    """`set_memory` inside ``with``; afterwards every layer has its own mode again. The forward pass counts."""
-    before = [(layer, layer.memory, layer.chunks) for layer in _layers(model)]
-    set_memory(model, mode, chunks=chunks)
-    try:
-        yield
-    finally:
-        for layer, old, pieces in before:
-            layer.memory, layer.chunks = old, pieces
-
-
-def _layers(model: nn.Module) -> list[KeepsLess]:
-    layers = [m for m in model.modules() if isinstance(m, KeepsLess)]
-    if not layers:
-        raise SettingError(
-            f"set_memory: {type(model).__name__} holds no layer of this package. Pass a SMixerNet, or a model with "
-            "SpikingTokenMixer, SpikingMLP or SpikingPatchSplitting."
-        )
-    return layers
 
 
 def is_lean(layer: KeepsLess, units: Sequence[Unit], neurons: Sequence[nn.Module | None] = ()) -> bool:
@@ -81,7 +32,7 @@ def is_lean(layer: KeepsLess, units: Sequence[Unit], neurons: Sequence[nn.Module
     if layer.memory == "reference" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     inside = [unit.neuron for unit in units if unit.neuron is not None] + [n for n in neurons if n is not None]
-    known = all(type(n) is LIF and n.step_mode == "m" and n.reset_mechanism in RESETS for n in inside)
+    known = all(type(n) is LIF and n.step_mode == "m" and n.keeps_less() for n in inside)
     parts = [part for unit in units for part in (unit, unit.linear, unit.norm)] + inside
     return known and all(_is_plain(unit) for unit in units) and not any(has_hooks(part) for part in parts)
 

@@ -19,13 +19,20 @@ class _SigmoidStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.slope = slope
-        return (x >= 0).to(x.dtype)
+        if torch.compiler.is_compiling():
+            return (x >= 0).to(x.dtype)
+        return torch.ge(x, 0, out=torch.empty_like(x))  # many times faster than making a mask and then numbers of it
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        s = torch.sigmoid(ctx.slope * x)
-        return grad * ctx.slope * s * (1 - s), None
+        return grad * _sigmoid_slope(x, ctx.slope), None
+
+
+def _sigmoid_slope(x: Tensor, slope: float) -> Tensor:
+    s = torch.sigmoid(slope * x)
+    # slope * (1 - s) * s in one pass.
+    return torch.ops.aten.sigmoid_backward(s.new_full((), slope).expand_as(s), s)
 
 
 class SigmoidAtThreshold:
@@ -35,12 +42,18 @@ class SigmoidAtThreshold:
         slope: of the sigmoid, per unit of the membrane.
     """
 
+    at_threshold = True  # see kernels.fire.Firing
+
     def __init__(self, slope: float = 2.0) -> None:
         self.slope = slope
 
     def __call__(self, x: Tensor) -> Tensor:
         """Spikes of ``x = u - threshold`` in its shape and dtype."""
         return _SigmoidStep.apply(x, self.slope)
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """The surrogate ``ds/dx``, in the dtype of ``x``."""
+        return _sigmoid_slope(x, self.slope)
 
     def __repr__(self) -> str:
         return f"SigmoidAtThreshold(slope={self.slope})"

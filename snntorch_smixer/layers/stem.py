@@ -148,7 +148,7 @@ def _go_on(units: Sequence[Unit], spikes: Tensor, cap: int | None) -> Tensor:
 def _take(spikes: Tensor | Spikes, steps: Tensor) -> Tensor | Spikes:
     if isinstance(spikes, Tensor):
         return take_steps(spikes, steps)
-    return Spikes(take_steps(spikes.values, steps), take_steps(spikes.bits, steps))
+    return Spikes.of(take_steps(spikes.values, steps), bits=take_steps(spikes.bits, steps))
 
 
 def _show(x: Tensor, steps: int) -> Tensor:

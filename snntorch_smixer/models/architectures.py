@@ -32,16 +32,20 @@ def build(config: NetworkConfig) -> Network:
     return cast(type[SMixerNet], network_of(config))(cast(smixer.SMixerConfig, config))
 
 
+def outline(config: NetworkConfig) -> Network:
+    """What `build` would give, without memory for the weights: on the device "meta" they have shapes and no values."""
+    with _WithoutMemory():
+        return build(config)
+
+
 def shapes_of(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the state dict that `build` would give, without memory for the weights."""
-    with _WithoutMemory():
-        return {name: tuple(value.shape) for name, value in build(config).state_dict().items()}
+    return {name: tuple(value.shape) for name, value in outline(config).state_dict().items()}
 
 
 def parameter_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters that `build` would give, without memory for them."""
-    with _WithoutMemory():
-        return {name: tuple(value.shape) for name, value in build(config).named_parameters()}
+    return {name: tuple(value.shape) for name, value in outline(config).named_parameters()}
 
 
 class _WithoutMemory(TorchFunctionMode):

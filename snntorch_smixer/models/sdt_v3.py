@@ -9,8 +9,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import SettingError, check_count, is_count
-from snntorch_smixer.kernels.lif import integer_lif
+from snntorch_smixer.kernels.integer_fire import integer_spikes
 from snntorch_smixer.layers.encode import encode
+from snntorch_smixer.memory import KeepsLess
 from snntorch_smixer.models.network import Network, NetworkConfig
 
 STRIDE = 16
@@ -74,7 +75,7 @@ class SDTV3Config(NetworkConfig):
         return -(-self.img_size[0] // STRIDE), -(-self.img_size[1] // STRIDE)
 
 
-class IntegerSpike(nn.Module):
+class IntegerSpike(KeepsLess):
     """``round(clamp(x, 0, D)) / norm``: up to D spikes at once, no membrane. Source: SDT-V3, MultiSpike.
 
     The gradient of the rounding is 1 inside [0, D] and 0 outside.
@@ -90,7 +91,7 @@ class IntegerSpike(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes in the shape and dtype of ``x``."""
-        return integer_lif(x.unsqueeze(0), 0.0, self.max_value).squeeze(0) / self.Norm
+        return integer_spikes(x.unsqueeze(0), 0.0, self.max_value, memory=self.memory).squeeze(0) / self.Norm
 
     def extra_repr(self) -> str:
         """Levels and divisor, for ``print(model)``."""

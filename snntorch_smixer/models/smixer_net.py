@@ -17,7 +17,7 @@ from snntorch_smixer.layers.attention import SpikingSelfAttention
 from snntorch_smixer.layers.block import EncodingBlock
 from snntorch_smixer.layers.encode import encode
 from snntorch_smixer.layers.head import ClassifierHead
-from snntorch_smixer.layers.memory import set_memory
+from snntorch_smixer.layers.memory import memory_of, set_memory
 from snntorch_smixer.layers.mixer import SpikingTokenMixer
 from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.stem import SpikingPatchSplitting
@@ -73,8 +73,11 @@ class SMixerNet(Network):
 
     @property
     def memory(self) -> str:
-        """What is kept for the backward pass, one of `snntorch_smixer.layers.memory.MODES`; may be set at any time."""
-        return self.stem.memory
+        """What is kept for the backward pass, one of `snntorch_smixer.memory.MODES`; may be set at any time.
+
+        "mixed" where the layers differ.
+        """
+        return memory_of(self)
 
     @memory.setter
     def memory(self, mode: str) -> None:
@@ -168,4 +171,6 @@ class SMixerNet(Network):
         """DSTSP in front of a block; ``(tokens, kept)`` where there is nothing to prune."""
         if self.dstsp is None or not self.dstsp.prunes(tokens, kept, block):
             return tokens, kept
-        return self.dstsp(tokens, self.first_spikes(tokens, block), kept, block)
+        with torch.no_grad():
+            spikes = cast(EncodingBlock, self.blocks[block]).counted_spikes(tokens)
+        return self.dstsp(tokens, spikes, kept, block)

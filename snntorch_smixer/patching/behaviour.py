@@ -35,9 +35,12 @@ def is_neuron(module: nn.Module, x: Tensor) -> bool:
             out = twin(torch.rand_like(x) * 8 - 2)
     except Exception:  # noqa: BLE001 - foreign code that is no neuron may raise anything
         return False
-    if not isinstance(out, Tensor) or out.shape != x.shape:
-        return False
-    if out.min() < 0 or out.max() <= 0:
+    return has_few_levels(out, x)
+
+
+def has_few_levels(out: object, x: Tensor) -> bool:
+    """True for a few non-negative levels of the shape of ``x``, not all of them 0: what a neuron gives."""
+    if not isinstance(out, Tensor) or out.shape != x.shape or out.min() < 0 or out.max() <= 0:
         return False
     return len(out.flatten()[:: max(1, out.numel() // 4096)].unique()) <= 17
 

@@ -14,7 +14,8 @@ from snntorch_smixer.errors import LayoutError
 from snntorch_smixer.kernels.token_mix import expand_to_grid
 from snntorch_smixer.layers.mixer import matrix, mix_tokens
 from snntorch_smixer.layouts import Layout
-from snntorch_smixer.patching.record import Plan, check_fits
+from snntorch_smixer.memory import KeepsLess
+from snntorch_smixer.patching.record import Found, Plan, check_fits
 from snntorch_smixer.pruning.pruner import DSTSP, DSTSPConfig
 from snntorch_smixer.selection import Selection, take_tokens
 
@@ -30,8 +31,11 @@ class Current:
     kept: Selection | None = None
 
 
-class WrappedDSTSP(DSTSP):
+class WrappedDSTSP(DSTSP, KeepsLess):
     """A `DSTSP` that `wrap` put in and `unwrap` takes out again.
+
+    Its ``memory`` is that of the whole wrapped model, for whatever in it has no mode of its own. "reference" unless
+    told otherwise: foreign code is left as its author wrote it until somebody asks for less.
 
     Args:
         settings: see `DSTSPConfig`.
@@ -43,6 +47,9 @@ class WrappedDSTSP(DSTSP):
         self.plan, self.swap = plan, swap
         self.keeps_grid = plan.keeps_grid
         super().__init__(settings, depth=plan.depth)
+        self.found = Found()
+
+    _memory = "reference"
 
     def check(self, settings: DSTSPConfig) -> None:
         """Raise `SettingError` when ``settings`` do not fit the wrapped model."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+
+from snntorch_smixer.patching.state import State
 
 
 class Reader:
@@ -29,8 +29,7 @@ class Reader:
 
 
 def _peek(neuron: nn.Module, x: Tensor) -> Tensor:
-    # The dictionaries stay the same objects: handles of hooks refer to them weakly.
-    saved = [(vars(m), dict(vars(m)), _contents(vars(m))) for m in neuron.modules()]
+    before = State(neuron)
     try:
         for module in neuron.modules():
             # snnTorch's neurons keep a tensor under the name "reset".
@@ -40,16 +39,7 @@ def _peek(neuron: nn.Module, x: Tensor) -> Tensor:
                 rest()
         return neuron.forward(x)
     finally:
-        for state, before, contents in saved:
-            state.clear()
-            state.update(before)
-            for table, held in contents:
-                table.clear()
-                table.update(held)
-
-
-def _contents(state: dict[str, Any]) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
-    return [(value, dict(value)) for value in state.values() if isinstance(value, dict)]
+        before.put_back()
 
 
 # What torch.compiler.disable sets; the decorator itself would import all of torch's compiler.

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import FamilyError, LayoutError
+from snntorch_smixer.memory import MODES, memory_of
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.patching import native
 from snntorch_smixer.patching.edits import Context, undo
 from snntorch_smixer.patching.fit import fit, reset_all
 from snntorch_smixer.patching.hooks import EndForward, StartForward, StoredSteps
+from snntorch_smixer.patching.lean import EndLean, StartLean
 from snntorch_smixer.patching.modules import Current, WrappedDSTSP
 from snntorch_smixer.patching.observe import first_tensor
 from snntorch_smixer.patching.plan import Patch, look
@@ -93,9 +95,14 @@ def _apply(model: nn.Module, patch: Patch, swap: bool | str) -> None:
         if patch.plan.family != "native":
             model.register_forward_pre_hook(StartForward(context.current, stored))
             model.register_forward_hook(EndForward(context.current, stored), always_call=True)
+            lean = StartLean(dstsp)
+            model.register_forward_pre_hook(lean)
+            model.register_forward_hook(EndLean(lean), always_call=True)
     except BaseException:
         undo(model)
         raise
+    if patch.plan.family == "native" and (mode := memory_of(model)) in MODES:
+        dstsp.memory = mode  # its layers have modes of their own, and the handle agrees with them
     model.dstsp = dstsp
     _forget_reset_cache(model)
 
@@ -173,6 +180,7 @@ def summary(model: nn.Module) -> Plan:
         steps=(done.steps[0], steps_after(settings, done.steps[0])),
         tokens=(tokens, tokens_after(settings, tokens, done.depth)),
         parameters=(done.parameters[0], after),
+        memory=() if done.family == "native" else dstsp.found.lines(dstsp.memory),
     )
 
 

@@ -51,10 +51,14 @@ class StepChoice:
             SettingError: t is larger than T.
         """
         with torch.no_grad():
-            self.siv = step_siv(spikes)
-        steps = choose_steps(self.siv, self.t, self.ranking)
+            return self.choose(step_siv(spikes))
+
+    def choose(self, scores: Tensor) -> Tensor:
+        """Kept steps ``(B, T')`` by SIV of each step, ``(T, B)``."""
+        self.siv = scores
+        steps = choose_steps(scores, self.t, self.ranking)
         every = torch.arange(self.tokens, device=steps.device).expand(steps.shape[0], self.tokens)
         self.kept = Selection(
-            steps, every, spikes.shape[0], self.tokens, w_prime=self.w_prime, spike_cap=self.spike_cap
+            steps, every, scores.shape[0], self.tokens, w_prime=self.w_prime, spike_cap=self.spike_cap
         )
         return steps

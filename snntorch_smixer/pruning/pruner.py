@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError, check_choice, is_count
+from snntorch_smixer.kernels.spikes import Spikes
 from snntorch_smixer.pruning.place import PLACES, StepChoice, unit_of
 from snntorch_smixer.pruning.rates import Rates, Schedule, check_rates, rate_at
 from snntorch_smixer.pruning.siv import RANKINGS, rank, siv
@@ -167,13 +168,14 @@ class DSTSP(nn.Module):
         return self._choice(unit, tokens, t) if unit and self.is_active() and t != steps else None
 
     def forward(
-        self, x: Tensor, spikes: Tensor, kept: Selection | None = None, block: int = 0
+        self, x: Tensor, spikes: Tensor | Spikes, kept: Selection | None = None, block: int = 0
     ) -> tuple[Tensor, Selection | None]:
         """Prune.
 
         Args:
             x: tokens ``(T, B, N, C)``, the stream to prune.
-            spikes: ``(T, B, N, C')``, where SIV is taken: ``x`` itself when it is spikes.
+            spikes: ``(T, B, N, C')``, where SIV is taken: ``x`` itself when it is spikes. Those that carry bits are
+                counted on the bits.
             kept: what was kept before; steps are chosen only where it is None.
             block: the block in front of which this is, for rates per block; -1 to drop steps only.
 
@@ -189,10 +191,11 @@ class DSTSP(nn.Module):
             raise LayoutError(f"DSTSP: tokens {tuple(x.shape)} and spikes {tuple(spikes.shape)} differ in T, B or N.")
         if not self.prunes(x, kept, block):
             return x, kept
-        spikes = spikes.detach()
+        with torch.no_grad():
+            counts = siv(spikes, "c")  # every other SIV is a sum of these
         if kept is None:
-            x, spikes, kept = self._prune_steps(x, spikes)
-        chosen = self._select(spikes, kept, block)
+            x, counts, kept = self._prune_steps(x, counts)
+        chosen = self._select(counts.sum(0), kept, block)
         if not chosen.drops_tokens or self.keeps_grid:
             return x, chosen
         # What is left of an earlier pruning is the whole of this one.
@@ -205,29 +208,29 @@ class DSTSP(nn.Module):
     def _steps_to_keep(self, steps: int) -> int:
         return steps if self.settings.t is None else self.settings.t
 
-    def _prune_steps(self, x: Tensor, spikes: Tensor) -> tuple[Tensor, Tensor, Selection]:
+    def _prune_steps(self, x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Selection]:
         t = self._steps_to_keep(x.shape[0])
         choice = self._choice(0, x.shape[2], t)
-        steps = choice(spikes)
+        steps = choice.choose(counts.sum(2))
         if t < x.shape[0]:
-            x, spikes = take_steps(x, steps), take_steps(spikes, steps)
-        return x, spikes, cast(Selection, choice.kept)
+            x, counts = take_steps(x, steps), take_steps(counts, steps)
+        return x, counts, cast(Selection, choice.kept)
 
     def _choice(self, unit: int, tokens: int, t: int) -> StepChoice:
         s = self.settings
         return StepChoice(unit, tokens, t, s.ranking, s.w_prime, s.spike_cap)
 
-    def _select(self, spikes: Tensor, kept: Selection, block: int) -> Selection:
+    def _select(self, scores: Tensor, kept: Selection, block: int) -> Selection:
         chosen, tokens = self.settings, kept.full_tokens
         left = self.tokens_left(tokens, block)
-        order = rank(siv(spikes, "t c"), chosen.ranking)[:, :left]
+        order = rank(scores, chosen.ranking)[:, :left]
         if not self.keeps_grid and kept.drops_tokens:
             order = kept.tokens.gather(1, order)
         drops = left < tokens
         fused = drops and chosen.merge == "fuse"
         rows = None
         if drops and chosen.w_prime == "shared" and self.training:
-            draw = torch.randperm(tokens, device=spikes.device)
+            draw = torch.randperm(tokens, device=scores.device)
             rows = draw[: left + int(fused)].sort().values
         crop = drops and chosen.w_prime == "crop"
         return replace(kept, tokens=order if crop else order.sort(dim=1).values, rows=rows, fused=fused)

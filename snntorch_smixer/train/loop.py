@@ -18,12 +18,14 @@ from tqdm import tqdm
 
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.extras import need
+from snntorch_smixer.kernels.compiled import tier
+from snntorch_smixer.memory import KeepsLess, memory_of
 from snntorch_smixer.models.evaluate import evaluate
 from snntorch_smixer.train.augment import check_installed, mix
 from snntorch_smixer.train.data import Data, check_fits
 from snntorch_smixer.train.recipe import Recipe
 
-Record = dict[str, float]
+Record = dict[str, Any]
 Batch = tuple[int, Tensor, Tensor]
 
 
@@ -31,6 +33,9 @@ def fit(
     net: nn.Module, recipe: Recipe, *, data: Data, out: str | Path, compile_net: bool = False, progress: bool = True
 ) -> list[Record]:
     """Train ``net`` in place; continue from ``out/state`` when it exists.
+
+    What is kept for the backward pass and the tier of the kernels are taken as they are found and left so: choose them
+    before, with `set_memory` and `kernels.compiled.set_impl`. A continued run may have others, results do not change.
 
     Args:
         net: classifier of normalised images ``(B, C, H, W)`` or of event frames ``(T, B, C, H, W)``.
@@ -42,7 +47,8 @@ def fit(
         progress: draw bars on the error stream.
 
     Returns:
-        One record per epoch: epoch, loss, test_accuracy (in float32), lr, seconds.
+        One record per epoch: epoch, loss, test_accuracy (in float32), lr, seconds, and how it ran: the memory mode and
+        the tier of the kernels.
 
     Raises:
         MissingExtra: accelerate is not installed, or torchvision where the recipe needs it.
@@ -79,11 +85,20 @@ def fit(
                 "test_accuracy": round(accuracy.top1, 4),
                 "lr": learning_rate(recipe, (epoch + 1) * steps, steps),
                 "seconds": round(time.perf_counter() - start, 1),
+                **_ran_as(net, accelerator.device, compile_net),
             }
         )
         tqdm.write(json.dumps(log[-1]))
         _checkpoint(accelerator, out, recipe, log)
     return log
+
+
+def _ran_as(net: nn.Module, device: torch.device, compile_net: bool) -> dict[str, str]:
+    """Memory mode and tier. A net without such layers keeps what plain torch does; ``torch.compile`` decides itself."""
+    if compile_net:
+        return {"memory": "torch.compile", "tier": "torch.compile"}
+    has_mode = any(isinstance(module, KeepsLess) for module in net.modules())
+    return {"memory": memory_of(net) if has_mode else "reference", "tier": tier(device)}
 
 
 def _batches(recipe: Recipe, data: Data, epoch: int, *, progress: bool) -> Iterator[Batch]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from snntorch_smixer.bench.memory import saved_bytes
 from snntorch_smixer.bench.peak import Ledger, held_bytes, peak_bytes
+from snntorch_smixer.kernels import compiled
 from snntorch_smixer.layers.memory import set_memory
 
 
@@ -154,3 +155,12 @@ def test_the_same_sum_as_torchs_own_tracker(firing_net):
     found = sum(peak[kind] for kind in (tracker._MemRefType.ACT, tracker._MemRefType.TEMP))
     # Theirs is the peak with the gradients of the weights in it, which may lie elsewhere.
     assert peak_bytes(net, x) * 6 == pytest.approx(found, rel=0.01)
+
+
+@pytest.mark.parametrize("fake", [True, False])
+def test_the_compile_tier_is_measured_uncompiled_and_goes_on(firing_net, fake):
+    net, x = firing_net(T=2), torch.randn(6, 2, 16, 16)
+    plain = peak_bytes(net, x, fake=fake), held_bytes(net, x, fake=fake), saved_bytes(net, x, fake=True)
+    with compiled.use("compile"):
+        assert (peak_bytes(net, x, fake=fake), held_bytes(net, x, fake=fake), saved_bytes(net, x, fake=True)) == plain
+        assert compiled.active()["active"] == "compile"

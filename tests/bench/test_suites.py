@@ -93,6 +93,21 @@ def test_memory_has_a_row_for_each_case():
     assert loop["kernels"] > naive["kernels"] > 0
 
 
+def test_what_a_benchmark_goes_through_can_be_watched():
+    seen = []
+
+    def watch(items, text: str):
+        for item in items:
+            yield item
+            seen.append(text)
+
+    memory({"images": IMAGES}, batch=2, variants=("fused",), dtypes=("fp32",), peers=False, progress=watch)
+    neuron(batch=2, tokens=2, dim=8, rounds=2, compiled=False, progress=watch)
+    train_step({"tiny": IMAGES}, batch=2, rounds=2, compiled=False, progress=watch)
+    warmup, parts = 2, 4  # both parts, with gradients and without
+    assert seen == ["networks"] * 2 + ["rounds"] * (parts + 1) * (warmup + 2)
+
+
 def test_memory_of_event_frames_under_autocast_without_the_naive_twin():
     wide, _, half, _ = memory({"events": TINY}, batch=2, variants=("fused",), peers=False).rows
     assert (wide["dtype"], half["dtype"]) == ("fp32", "bf16")

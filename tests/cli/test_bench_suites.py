@@ -1,12 +1,14 @@
 """``smixer bench memory``, ``neuron``, ``train_step``."""
 
+import inspect
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from snntorch_smixer.bench.result import BenchResult
-from snntorch_smixer.cli import bench_suites
+from snntorch_smixer.cli import bench_suites, printing
 
 
 @pytest.fixture
@@ -14,8 +16,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What the benchmark of training steps was called with; it measures nothing."""
     calls: list[object] = []
 
-    def measure(configs, **settings):
+    def measure(configs, *, progress, **settings):
         calls.append((configs and sorted(configs), settings))
+        assert [*progress([1, 2], "rounds")] == [1, 2]
         rows = [
             {"net": net, "pruning": "none", "variant": "fused", "tier": "compile", "ratio": ratio}
             for net, ratio in (("a", 0.5), ("b", 0.25))
@@ -33,6 +36,13 @@ def test_settings(smixer, recorded):
         (None, {"batch": 8, "rounds": 5}),
         (["smixer-4-384"], {"batch": 3, "rounds": 2}),
     ]
+
+
+def test_bars_are_drawn_on_a_terminal_unless_quiet(smixer, recorded, monkeypatch: pytest.MonkeyPatch):
+    assert smixer("bench", "train_step").err == ""
+    monkeypatch.setattr(printing, "shows_progress", lambda args: not args.quiet)
+    assert "rounds: " in smixer("bench", "train_step").err
+    assert smixer("bench", "train_step", "--quiet").err == ""
 
 
 def test_what_is_written(smixer, recorded, tmp_path: Path):
@@ -54,8 +64,8 @@ def test_the_chart_shows_the_first_network_only(smixer, recorded, tmp_path: Path
 def test_the_table(smixer, monkeypatch: pytest.MonkeyPatch):
     real = bench_suites.neuron
 
-    def tiny(*, batch: int, rounds: int) -> BenchResult:
-        return real(batch=batch, tokens=2, dim=8, rounds=rounds, compiled=False)
+    def tiny(*, batch: int, rounds: int, progress) -> BenchResult:
+        return real(batch=batch, tokens=2, dim=8, rounds=rounds, compiled=False, progress=progress)
 
     monkeypatch.setattr(bench_suites, "neuron", tiny)
     lines = smixer("bench", "neuron", "--batch", 2, "--rounds", 2).out.splitlines()
@@ -69,10 +79,46 @@ def test_memory_is_called_with_the_networks(smixer, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         bench_suites,
         "memory",
-        lambda configs, *, batch: calls.append((set(configs), batch)) or BenchResult("memory", [], ""),
+        lambda configs, *, batch, progress: calls.append((set(configs), batch)) or BenchResult("memory", [], ""),
     )
     smixer("bench", "memory", "smixer-2-256", "smixer-4-384")
     assert calls == [({"smixer-2-256", "smixer-4-384"}, 16)]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "wanted"),
+    [
+        ("prune_place", ("smixer-2-256",), {"configs": ["smixer-2-256"], "batch": 8, "rounds": 5}),
+        ("paper", (), {}),
+        ("gpu", (), {"configs": None, "batch": None, "rounds": 10}),
+        ("gpu", ("--batch", 64, "--rounds", 3), {"configs": None, "batch": 64, "rounds": 3}),
+    ],
+)
+def test_settings_of_the_others(smixer, monkeypatch: pytest.MonkeyPatch, name: str, words, wanted: dict):
+    calls = []
+    monkeypatch.setattr(bench_suites, name, lambda **settings: calls.append(settings) or BenchResult(name, [], ""))
+    smixer("bench", name, *words)
+    (got,) = calls
+    assert callable(got.pop("progress", print))
+    assert got | ({"configs": list(got["configs"])} if got.get("configs") else {}) == wanted
+
+
+def test_every_benchmark_takes_its_settings_and_is_described(smixer):
+    out = " ".join(smixer("bench", "--help").out.split())
+    for name, suite in bench_suites.SUITES.items():
+        taken = inspect.signature(getattr(bench_suites, name)).parameters
+        assert set(suite.takes) <= set(taken), name
+        assert f"{name} {suite.text}" in out
+
+
+def test_rows_of_a_network_without_pruning_have_a_label():
+    suite = bench_suites.SUITES["prune_place"]
+    assert [bench_suites._label({"place": place}, suite) for place in ("none", "lif2")] == ["none", "lif2"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_cuda_device(smixer):
+    assert "bench gpu: there is no CUDA device." in smixer("bench", "gpu", code=2).err
 
 
 @pytest.mark.parametrize(
@@ -81,11 +127,19 @@ def test_memory_is_called_with_the_networks(smixer, monkeypatch: pytest.MonkeyPa
         (("memory", "smixer-4-385"), "bench memory"),
         (("memory", "--rounds", 3), "bench memory: --rounds 3: nothing is timed."),
         (("memory", "--ps", 0.3), "bench memory: --ps is for models."),
+        (("memory", "--place", "lif2"), "bench memory: --place is for models."),
         (("neuron", "--shape", "2,3"), "bench neuron: --shape is for models."),
-        (("neuron", "smixer-4-384"), "bench neuron: got smixer-4-384, but it measures neurons."),
+        (("neuron", "smixer-4-384"), "bench neuron: got smixer-4-384, but it takes no networks."),
+        (("paper", "smixer-4-384"), "bench paper: got smixer-4-384, but it takes no networks."),
+        (("paper", "--batch", 3), "bench paper: --batch 3: it has the paper's batches."),
+        (("paper", "--rounds", 3), "bench paper: --rounds 3: nothing is timed."),
+        (("gpu", "--rounds", 1), "bench gpu: --rounds 1: expected at least 2."),
         (("neuron", "--batch", 1), "bench neuron: --batch 1: expected at least 2"),
         (("train_step", "--rounds", 1), "bench train_step: --rounds 1: expected at least 2."),
-        (("smixer-2-64-fmnist", "--out", "x"), "bench: --out is for the benchmarks memory, neuron, train_step."),
+        (
+            ("smixer-2-64-fmnist", "--out", "x"),
+            "bench: --out is for the benchmarks memory, neuron, train_step, prune_place, ",
+        ),
     ],
 )
 def test_mistakes(smixer, words: tuple[object, ...], text: str):

@@ -6,10 +6,13 @@ import re
 import pytest
 import torch
 
-from snntorch_smixer import Card, create_model, from_pretrained
+from snntorch_smixer import Card, create_model, from_pretrained, set_memory
+from snntorch_smixer.bench.memory import saved_bytes
 from snntorch_smixer.cli import info
 from snntorch_smixer.extras import EXTRAS
-from snntorch_smixer.zoo.registry import zoo_folder
+from snntorch_smixer.kernels.compiled import active
+from snntorch_smixer.memory import MODES, memory_of
+from snntorch_smixer.zoo.registry import model_blueprint, zoo_folder
 
 NAME = "smixer-2-64-fmnist-dstsp"
 
@@ -30,7 +33,38 @@ def test_for_people(smixer):
     for line in ("license +MIT", "num_classes +10", "total +179,794", r"w_m_share +0\.2137", "ps: 0.3, t: 1, merge"):
         assert re.search(line, out), line
     assert "metric: top-1 accuracy, value: 0.9068" in out
-    assert [line for line in out.splitlines() if line[:1] not in ("", " ")] == ["model", "card", "config", "parameters"]
+    sections = ["model", "card", "config", "parameters", "training memory", "kernels"]
+    assert [line for line in out.splitlines() if line[:1] not in ("", " ")] == sections
+
+
+def test_the_memory_that_training_needs(smixer):
+    known = json.loads(smixer("info", NAME, "--json").out)
+    net, x = from_pretrained(NAME), torch.randn(16, 1, 28, 28)
+    kept = {}
+    for mode in MODES:
+        set_memory(net, mode)
+        kept[mode] = saved_bytes(net, x) / 2**20
+    memory = known["training_memory"]
+    assert {mode: memory[mode] for mode in MODES} == pytest.approx(kept)
+    assert kept["recompute"] < kept["fused"] < kept["reference"]
+    assert memory["default"] == memory_of(from_pretrained(NAME)) == "fused"
+    assert "no map to compute again" not in memory["note"]
+    tier = active()
+    assert known["kernels"] == {"tier": tier["active"], "why": tier["why"]}
+    out = smixer("info", NAME).out
+    assert re.search(rf"recompute +{kept['recompute']:.4g}\n", out)
+    assert "before dstsp.wrap" not in out
+
+
+def test_a_net_of_neurons_and_one_that_was_wrapped(smixer, monkeypatch):
+    monkeypatch.setattr(info, "expected_bytes", lambda config: {"reference": 3.0, "fused": 2.0, "recompute": 2.0})
+    note = info._training_memory(model_blueprint("qkformer-10-512-m-dstsp"))["note"]
+    assert 'here "recompute" is "fused"' in note
+    assert note.endswith("before dstsp.wrap, without pruning")
+    monkeypatch.setattr(info, "expected_bytes", lambda config: {})
+    out = smixer("info", "spikformer-4-384").out
+    assert "training memory" not in out
+    assert "\nkernels\n" in out
 
 
 def test_architectures_and_folders(smixer, tmp_path):

@@ -8,6 +8,8 @@ import torch
 
 from snntorch_smixer import Card, from_pretrained
 from snntorch_smixer.cli import training
+from snntorch_smixer.kernels.compiled import active
+from snntorch_smixer.memory import memory_of
 from snntorch_smixer.models.evaluate import evaluate
 from snntorch_smixer.train.datasets import DATASETS, load_data
 from snntorch_smixer.train.recipe import Recipe
@@ -78,6 +80,30 @@ def test_its_own_recipe_and_an_architecture(smixer, data: Path, recipe: Path, tm
     assert "--dataset fashion-mnist --recipe recipe.toml" in card.trains
 
 
+def test_the_memory_mode_and_the_tier(smixer, data: Path, recipe: Path, tmp_path: Path, monkeypatch):
+    seen = []
+
+    def fit(net, recipe, **rest):
+        seen.append((memory_of(net), active()["impl"]))
+
+    monkeypatch.setattr(training, "fit", fit)
+    smixer("train", NAME, "--data", data, "--out", tmp_path / "a", "--recipe", recipe)
+    words = ("--memory", "recompute", "--impl", "eager")
+    smixer("train", NAME, "--data", data, "--out", tmp_path / "b", "--recipe", recipe, *words)
+    assert seen == [("fused", "auto"), ("recompute", "eager")]
+    assert active()["impl"] == "auto"
+    # Results do not depend on them, so the command that reproduces the model does not name them.
+    assert "--memory" not in Card.load(tmp_path / "b").trains
+
+
+def test_the_log_names_them(smixer, data: Path, recipe: Path, tmp_path: Path):
+    words = ("--recipe", recipe, "--epochs", 1, "--memory", "reference")
+    out = smixer("train", NAME, "--data", data, "--out", tmp_path / "out", *words).out
+    record = json.loads(out.splitlines()[0])
+    assert (record["memory"], record["tier"]) == ("reference", "eager")
+    assert json.loads((tmp_path / "out" / "log.jsonl").read_text()) == record
+
+
 def test_it_starts_from_other_weights(data: Path, tmp_path: Path, monkeypatch):
     nets = []
     monkeypatch.setattr(training, "fit", lambda net, recipe, **rest: nets.append(net.state_dict()))
@@ -118,6 +144,8 @@ def test_bars_are_drawn_where_they_are_wanted(data: Path, recipe: Path, tmp_path
         ((NAME, "--epochs", 0), "--epochs 0: expected at least 1."),
         ((NAME, "--seed", -1), "seed=-1 must be a whole number"),
         ((NAME, "--device", "gpu"), "--device gpu: Expected one of cpu"),
+        ((NAME, "--memory", "lean"), "--memory 'lean' is unknown. Choose from 'reference', 'fused', 'recompute'."),
+        ((NAME, "--impl", "fast"), "--impl 'fast' is unknown. Choose from 'auto', 'eager', 'compile'"),
         ((NAME, "--dataset", "cifar-10"), "x/cifar-10-batches-bin/data_batch_1.bin"),
     ],
 )

@@ -133,3 +133,21 @@ def test_bits_of_other_spikes_are_refused():
     )
     with pytest.raises(LayoutError, match="expected binary"):
         Spikes.of(values * 2)
+
+
+def test_bits_are_made_when_they_are_asked_for(monkeypatch):
+    from snntorch_smixer.kernels import spikes as module
+
+    packed = []
+    monkeypatch.setattr(module, "pack", lambda *args, **settings: packed.append(1) or pack(*args, **settings))
+    values = random_spikes(2, 3, 16)
+    spikes = Spikes.of(values, trusted=True)
+    assert not packed
+    assert torch.equal(unpack(spikes.bits, 16), values)
+    assert spikes.bits is spikes.bits
+    assert packed == [1]
+    given = pack(values)
+    assert Spikes.of(values, bits=given).bits is given
+    with pytest.raises(LayoutError, match="expected binary"):
+        Spikes(values * 2)  # before anybody asks for bits
+    assert packed == [1]

@@ -1,15 +1,19 @@
 """The choice of tier, what happens where nothing compiles, and, slowly, that compiled functions agree."""
 
+import copy
+import warnings
+
 import pytest
 import torch
+from snntorch import surrogate
 
 from snntorch_smixer.errors import SettingError
-from snntorch_smixer.kernels import compiled
-from snntorch_smixer.kernels.compiled import Tiered, active, set_impl, use
+from snntorch_smixer.kernels import compiled, norm_fire_compiled
+from snntorch_smixer.kernels.compiled import Tiered, active, set_impl, tier, use
 from snntorch_smixer.kernels.fire import Firing, fire
 from snntorch_smixer.kernels.lif import RESETS, lif
-from snntorch_smixer.kernels.norm_fire import norm_fire
-from snntorch_smixer.surrogates import Dspike
+from snntorch_smixer.kernels.norm_fire import NormCall, fold, norm_fire
+from snntorch_smixer.surrogates import Dspike, picklable
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +27,9 @@ class FakeCompiler:
     def __init__(self, error: Exception | None = None) -> None:
         self.error, self.compiled, self.calls = error, 0, 0
 
-    def __call__(self, function, *, dynamic: bool):
+    def __call__(self, function, *, dynamic: bool, fullgraph: bool):
+        assert dynamic
+        assert fullgraph  # or torch would run what it gives up on uncompiled, without a word
         self.compiled += 1
 
         def run(*args):
@@ -43,10 +49,11 @@ def twice(x: torch.Tensor) -> torch.Tensor:
 def test_auto_is_eager_on_the_cpu(monkeypatch):
     compiler = FakeCompiler()
     monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr(compiled, "_why_no_triton", lambda _: "there is no CUDA device")
     assert active() == {
         "impl": "auto",
         "active": "eager",
-        "why": "compiling takes seconds, so it runs only where it is asked for",
+        "why": "compiling takes seconds, so it runs only where it is asked for; no Triton: there is no CUDA device",
     }
     assert Tiered(twice)(torch.ones(2)).tolist() == [2, 2]
     assert compiler.compiled == 0
@@ -79,8 +86,45 @@ def test_an_unknown_tier_is_refused():
     with pytest.raises(SettingError) as caught, use("fast"):
         pass
     assert str(caught.value) == (
-        "compiled.set_impl: impl='fast' is unknown. Expected one of auto, eager, compile. Pass one of these."
+        "compiled.set_impl: impl='fast' is unknown. Expected one of auto, eager, compile, triton. Pass one of these."
     )
+
+
+def test_triton_is_refused_where_it_cannot_run(monkeypatch):
+    monkeypatch.setattr(compiled, "_why_no_triton", lambda _: "there is no CUDA device")
+    with pytest.raises(SettingError) as caught:
+        set_impl("triton")
+    assert str(caught.value) == (
+        'compiled.set_impl: impl="triton" cannot run here: there is no CUDA device. Use "auto", which takes Triton '
+        "where it runs."
+    )
+    assert active()["impl"] == "auto"
+
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def test_the_tier_depends_on_the_device(monkeypatch):
+    monkeypatch.setattr(compiled, "_why_no_triton", lambda device: None if device != CPU else "a CPU")
+    assert (tier(CPU), tier(CUDA)) == ("eager", "triton")
+    assert active() == {
+        "impl": "auto",
+        "active": "triton",
+        "why": "Triton runs on the CUDA device; on the CPU it is eager",
+    }
+    for impl, wanted in (("eager", ("eager", "eager")), ("compile", ("compile",) * 2), ("triton", ("eager", "triton"))):
+        with use(impl):
+            assert (tier(CPU), tier(CUDA)) == wanted
+            assert active()["active"] == impl
+    monkeypatch.setattr(compiled, "_why_no_triton", lambda _: "Triton is not installed")
+    assert (tier(CPU), tier(CUDA)) == ("eager", "eager")
+
+
+def test_auto_on_the_cpu_never_asks_for_triton(monkeypatch):
+    monkeypatch.setattr(compiled, "_why_no_triton", lambda _: None)  # as under Triton's interpreter
+    assert tier(CPU) == "eager"
+    with use("triton"):
+        assert tier(CPU) == "triton"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no working C++ compiler\nfound"), PermissionError("read-only")])
@@ -112,6 +156,56 @@ def test_a_wrong_input_is_not_taken_for_a_broken_compiler(monkeypatch):
     assert compiled._setting.failure is None
 
 
+def test_every_kind_of_call_has_its_own_code(monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: made.append(function.__code__) or function)
+
+    def scaled(x: torch.Tensor, by: tuple[float, torch.Tensor | None]) -> torch.Tensor:
+        return x * by[0] if by[1] is None else x * by[0] + by[1]
+
+    function = Tiered(scaled)
+    calls = [
+        (torch.ones(4), (2.0, None)),
+        (torch.ones(4), (3.0, None)),
+        (torch.ones(4).double(), (2.0, None)),
+        (torch.ones(4, 4), (2.0, None)),
+        (torch.ones(1), (2.0, None)),
+        (torch.ones(4), (2.0, torch.ones(4))),
+    ]
+    with use("compile"):
+        for _ in range(2):
+            for x, by in calls:
+                assert torch.equal(function(x, by), scaled(x, by))
+        function(torch.ones(7), (2.0, None))  # another size is no other kind
+        with torch.inference_mode():
+            function(torch.ones(4), (2.0, None))
+    assert len(made) == len({id(code) for code in made}) == len(calls) + 1
+
+
+def test_one_call_that_does_not_compile_leaves_the_others_compiled(monkeypatch):
+    def compile_(function, **_):
+        def run(x: torch.Tensor) -> torch.Tensor:
+            if x.dim() == 2:
+                raise torch._dynamo.exc.FailOnRecompileLimitHit("Hard failure due to fullgraph=True")
+            return function(x) + 100  # to be seen
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    function = Tiered(twice)
+    with use("compile"):
+        assert function(torch.ones(1)).tolist() == [102]
+        with pytest.warns(RuntimeWarning, match="does not take this call of twice"):
+            assert function(torch.ones(2, 2)).tolist() == [[2, 2], [2, 2]]
+        assert function(torch.ones(2, 2)).tolist() == [[2, 2], [2, 2]]  # a second warning would be an error
+        assert function(torch.ones(1)).tolist() == [102]
+        assert active() == {
+            "impl": "compile",
+            "active": "compile",
+            "why": "asked for; twice runs in plain torch: FailOnRecompileLimitHit: Hard failure due to fullgraph=True",
+        }
+
+
 def test_a_tiered_function_keeps_its_name():
     assert Tiered(twice).__doc__ == "Two of them."
     assert Tiered(twice).__name__ == "twice"
@@ -123,7 +217,8 @@ def test_fire_goes_through_the_tier(monkeypatch):
     from snntorch_smixer.kernels import fire as module
 
     for name in ("_spikes", "_gradients"):
-        monkeypatch.setattr(module, name, Tiered(getattr(module, name).function))
+        old = getattr(module, name)
+        monkeypatch.setattr(module, name, Tiered(old.function, old.traced))
     x = torch.randn(3, 4, 5, requires_grad=True)
     with use("compile"):
         fire(x, torch.tensor(0.5), torch.tensor(1.0), Dspike()).values.sum().backward()
@@ -148,21 +243,129 @@ def test_compiled_and_plain_agree(reset: str):
             assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
+def both(z: torch.Tensor, norm: torch.nn.Module, neuron: Firing, steps: int | None) -> list[list[torch.Tensor]]:
+    """Spikes, running statistics and gradients of `norm_fire`, compiled and plain."""
+    results = []
+    shape = z.shape if steps is None else (steps, *z.shape[1:])
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    learned = [p for p in (neuron.beta, neuron.threshold) if p.requires_grad]
+    for impl in ("compile", "eager"):
+        own = copy.deepcopy(norm)
+        with use(impl):
+            spikes = norm_fire(z, own, neuron, steps=steps).values
+            grads = torch.autograd.grad((spikes * weights).sum(), (z, *own.parameters(), *learned))
+        results.append([spikes, *own.buffers(), *grads])
+    return results
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default::DeprecationWarning")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_norm_and_neuron_agree(dtype: torch.dtype):
-    z, weights = torch.randn(4, 2, 5, 13).to(dtype).requires_grad_(), torch.randn(4, 2, 5, 13)
-    neuron = Firing(torch.tensor(0.5), torch.tensor(0.6), Dspike())
-    results = []
-    for impl in ("compile", "eager"):
-        norm = torch.nn.BatchNorm1d(13)
-        with use(impl):
-            spikes = norm_fire(z, norm, neuron).values
-            results.append((spikes, *torch.autograd.grad((spikes * weights).sum(), (z, *norm.parameters()))))
-    assert torch.equal(results[0][0], results[1][0])
-    for a, b in zip(*(r[1:] for r in results), strict=True):
-        assert (a - b).abs().max() <= 1e-5 * b.abs().max() or dtype == torch.bfloat16
+@pytest.mark.parametrize(
+    ("shape", "steps", "reset", "learns"),
+    [
+        ((4, 16, 65, 131), None, "zero", False),
+        ((4, 4, 37, 31, 17), None, "zero", False),
+        ((1, 4, 13, 15, 17), 4, "zero", False),
+        ((2, 3, 21, 7, 9), None, "subtract", True),
+        ((3, 3, 33, 21), None, "none", True),
+    ],
+)
+def test_compiled_norm_and_neuron_agree(shape: tuple[int, ...], steps: int | None, reset: str, learns: bool):
+    is_map = len(shape) == 5
+    channels = shape[2] if is_map else shape[-1]
+    norm = (torch.nn.BatchNorm2d if is_map else torch.nn.BatchNorm1d)(channels)
+    torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    torch.nn.init.normal_(norm.bias, 0.3, 0.3)
+    size = () if not learns else (channels, 1, 1) if is_map else (channels,)
+    beta, threshold = torch.rand(size) * 0.6 + 0.3, torch.rand(size) * 0.5 + 0.7
+    neuron = Firing(beta.requires_grad_(learns), threshold.requires_grad_(learns), Dspike(), reset)
+    for batch in (shape[1], shape[1] + 1):  # another size is served by the same code
+        z = (torch.randn(shape[0], batch, *shape[2:]) * 2 + 0.5).requires_grad_()
+        got, wanted = both(z, norm, neuron, steps)
+        assert active() == {"impl": "auto", "active": "eager", "why": active()["why"]}
+        assert not compiled._setting.failures
+        assert compiled._setting.failure is None
+        assert 0.02 < wanted[0].mean() < 0.7
+        for a, b in zip(got[:4], wanted[:4], strict=True):
+            assert torch.equal(a, b)  # not one spike flips, and the statistics are the same bits
+        for a, b in zip(got[4:], wanted[4:], strict=True):
+            assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+    assert norm_fire_compiled.rounding() is not None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default::DeprecationWarning")
+@pytest.mark.parametrize("shape", [(2, 4001, 131), (2, 16, 131, 250)])
+def test_the_compiled_normalisation_is_torchs_bit_for_bit(shape: tuple[int, ...]):
+    # A spike flips only where the last bit of a value next to the threshold differs, which spikes alone do not show.
+    module = norm_fire_compiled
+    weight, bias = torch.rand(131) + 0.5, torch.randn(131)
+    z, neuron = torch.randn(shape) * 3 + 1, Firing(torch.tensor(0.5), torch.tensor(0.6), Dspike())
+    maps = z[..., None] if z.dim() == 4 else z
+    mean, second = module.statistics(fold(maps), NormCall(None, None, True, 0.0, 1e-5))
+    affine, _ = module._per_channel(maps, (mean, second, weight, bias), neuron)
+    stacked = Tiered(lambda z, affine, steps, how: torch.stack(list(module._normalised(z, affine, steps, how))))
+    wanted = torch.native_batch_norm(fold(maps), weight, bias, None, None, True, 0.0, 1e-5)[0].view(shape)
+    with use("compile"):
+        got = stacked(z, affine, 2, module.rounding())
+    assert not compiled._setting.failures
+    assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_the_compiled_norm_does_not_serve_takes_torchs_own(dtype: torch.dtype):
+    z, neuron = torch.randn(2, 3, 5, 8), Firing(torch.tensor(0.5), torch.tensor(0.6), Dspike())
+    weight = torch.ones(8)
+    assert norm_fire_compiled.serves(z, weight, neuron)
+    assert not norm_fire_compiled.serves(z.to(dtype), weight, neuron)
+    assert not norm_fire_compiled.serves(z, weight.to(dtype), neuron)
+    assert not norm_fire_compiled.serves(z.transpose(0, 1), weight, neuron)
+    assert not norm_fire_compiled.serves(z, weight, Firing(torch.rand(5, 8), torch.tensor(0.6), Dspike()))
+    assert not norm_fire_compiled.serves(z, weight, Firing(torch.tensor(0.5), torch.tensor(0.6), lambda v: v))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default::DeprecationWarning")
+def test_surrogates_of_snntorch_compile_side_by_side():
+    x, beta, threshold = torch.randn(3, 4, 50, requires_grad=True), torch.tensor(0.7), torch.tensor(0.9)
+    for made in (surrogate.atan(2.0), surrogate.atan(3.0), surrogate.fast_sigmoid(5), surrogate.triangular(2)):
+        grads = []
+        for impl in ("compile", "eager"):
+            with use(impl):
+                spikes = fire(x, beta, threshold, picklable(made)).values
+                grads.append(torch.autograd.grad((spikes * torch.arange(50)).sum(), x)[0])
+                assert not compiled._setting.failures
+        assert grads[1].abs().max() > 0
+        assert (grads[0] - grads[1]).abs().max() <= 1e-5 * grads[1].abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default::DeprecationWarning")
+def test_many_kinds_of_call_stay_compiled():
+    beta, threshold = torch.tensor(0.7), torch.tensor(0.9)
+    with use("compile"), torch.no_grad():
+        for steps in range(1, 13):  # torch's own limit is 8 for one function
+            x = torch.randn(steps, 5, 7)
+            assert torch.equal(fire(x, beta, threshold, Dspike()).values, lif(x, beta, threshold, Dspike()))
+        assert active() == {"impl": "compile", "active": "compile", "why": "asked for"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default::DeprecationWarning")
+def test_torchs_limit_is_not_met_in_silence(monkeypatch):
+    torch.compiler.reset()
+
+    def of_rank(x: torch.Tensor, numbers: list[float]) -> torch.Tensor:
+        return x * len(numbers)
+
+    monkeypatch.setattr(compiled, "_kind", lambda _: "one kind for all")
+    function = Tiered(of_rank)
+    with use("compile"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for length in range(1, 12):
+            assert function(torch.ones(3), [1.0] * length).tolist() == [length] * 3
+        assert "of_rank runs in plain torch: FailOnRecompileLimitHit" in active()["why"]
+    assert len([w for w in caught if "does not take this call of of_rank" in str(w.message)]) == 1
 
 
 @pytest.mark.slow
@@ -174,7 +377,7 @@ def test_without_a_compiler_one_warning_and_the_same_spikes(monkeypatch, tmp_pat
     from snntorch_smixer.kernels import fire as module
 
     torch._dynamo.reset()
-    monkeypatch.setattr(module, "_spikes", Tiered(module._spikes.function))
+    monkeypatch.setattr(module, "_spikes", Tiered(module._spikes.function, module._spikes.traced))
     x = torch.randn(3, 4, 6)
     with use("compile"), pytest.warns(RuntimeWarning, match="plain torch runs instead"):
         spikes = fire(x, torch.tensor(0.5), torch.tensor(1.0), Dspike()).values

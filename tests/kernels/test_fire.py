@@ -190,7 +190,7 @@ def test_a_second_derivative_is_refused():
         torch.autograd.grad(loss, x, create_graph=True)
     assert str(caught.value) == (
         "backward: got create_graph=True, but the fused and recomputing kernels have a first derivative only; "
-        "use the plain path for second derivatives"
+        'use the plain path for second derivatives, set_memory(net, "reference")'
     )
 
 

@@ -100,13 +100,13 @@ def test_float64_is_exact(shape: tuple[int, ...], training: bool):
 @pytest.mark.parametrize("shape", [TOKENS, MAPS])
 def test_half_precision_input_as_under_autocast(shape: tuple[int, ...], dtype: torch.dtype):
     norm, neuron = make(shape)
-    check(inputs(4, shape, dtype), norm, neuron)
+    check(inputs(4, shape, dtype), norm, neuron, tolerance=torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("affine", [True, False])
 def test_half_precision_parameters(affine: bool):
     norm, neuron = make(TOKENS, affine=affine)
-    check(inputs(4, TOKENS, torch.bfloat16), norm.bfloat16(), neuron)
+    check(inputs(4, TOKENS, torch.bfloat16), norm.bfloat16(), neuron, tolerance=torch.finfo(torch.bfloat16).eps)
 
 
 @pytest.mark.parametrize("reset", ["subtract", "none"])

@@ -31,7 +31,12 @@ PLACES = (
 
 
 def modes(model: nn.Module) -> list[tuple[str, int]]:
-    return [(m.memory, m.chunks) for m in model.modules() if isinstance(m, KeepsLess)]
+    """Of the layers; their neurons must have been told the same."""
+    layers = [m for m in model.modules() if isinstance(m, KeepsLess) and not isinstance(m, LIF)]
+    for layer in layers:
+        told = {(m.memory, m.chunks) for m in layer.modules() if isinstance(m, LIF)}
+        assert told == {(layer.memory, layer.chunks)}
+    return [(layer.memory, layer.chunks) for layer in layers]
 
 
 def images(batch: int = 3) -> torch.Tensor:
@@ -140,13 +145,14 @@ def test_a_state_dict_holds_no_mode(firing_net):
         ),
         (
             lambda net: set_memory(nn.Linear(1, 1), "fused"),
-            "set_memory: Linear holds no layer of this package. Pass a SMixerNet, or a model with SpikingTokenMixer, "
-            "SpikingMLP or SpikingPatchSplitting.",
+            "set_memory: Linear holds no layer and no neuron of this package. Pass a network of this package or a "
+            "model with its layers, a model that dstsp.wrap changed, or one whose neurons are snntorch_smixer.LIF.",
         ),
         (
             lambda net: memory_mode(net.head, "fused").__enter__(),
-            "set_memory: ClassifierHead holds no layer of this package. Pass a SMixerNet, or a model with "
-            "SpikingTokenMixer, SpikingMLP or SpikingPatchSplitting.",
+            "memory_mode: ClassifierHead holds no layer and no neuron of this package. Pass a network of this package "
+            "or a model with its layers, a model that dstsp.wrap changed, or one whose neurons are "
+            "snntorch_smixer.LIF.",
         ),
     ],
     ids=["mode", "property", "chunks", "no layer", "context"],

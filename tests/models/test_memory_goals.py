@@ -1,4 +1,4 @@
-"""Bytes that a training step of the paper's nets keeps, against the goals; batch 16, counted without memory."""
+"""Bytes and kernels of a training step of the paper's nets, against the goals; bytes at batch 16, without memory."""
 
 import copy
 
@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from snntorch_smixer import SMixerNet, create_model, dstsp, set_memory
+from snntorch_smixer.bench.kernels import kernel_launches
 from snntorch_smixer.bench.memory import saved_bytes
 from snntorch_smixer.bench.naive import naive_twin
 from snntorch_smixer.bench.peak import peak_bytes
+from snntorch_smixer.kernels import compiled
 
 MIB = 2**20
 
@@ -53,11 +55,26 @@ def test_shares_of_the_naive_loop(net: SMixerNet):
     assert kept(net, "recompute") <= 0.055 * naive
 
 
-@pytest.mark.parametrize(("mode", "goal"), [("fused", 29.0), ("recompute", 17.0)])
-def test_peaks(net: SMixerNet, mode: str, goal: float):
+@pytest.mark.parametrize(
+    ("mode", "chunks", "goal"), [("fused", 1, 29.0), ("recompute", 1, 17.0), ("recompute", 8, 10.0)]
+)
+def test_peaks(net: SMixerNet, mode: str, chunks: int, goal: float):
+    mine = copy.deepcopy(net)
+    set_memory(mine, mode, chunks=chunks)
+    assert peak_bytes(mine, images(), fake=True) / MIB <= goal
+
+
+@pytest.mark.slow  # it compiles
+@pytest.mark.filterwarnings("default::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch's own
+@pytest.mark.parametrize("mode", ["fused", "recompute"])
+def test_kernels_of_a_training_step(net: SMixerNet, mode: str):
+    torch.compiler.reset()
+    naive = kernel_launches(naive_twin(net), images()[:2], fake=True).total()
     mine = copy.deepcopy(net)
     set_memory(mine, mode)
-    assert peak_bytes(mine, images(), fake=True) / MIB <= goal
+    with compiled.use("compile"):
+        found = kernel_launches(mine, images()[:2]).total()
+    assert found <= 400 < naive / 8
 
 
 def test_events_keep_less_too():

@@ -200,3 +200,19 @@ def test_too_many_steps_are_refused_in_the_stem(firing_net):
     net.dstsp = DSTSP(DSTSPConfig(ps=0, t=5, place="lif2"))
     with pytest.raises(SettingError, match=r"DSTP: t=5 is outside 1\.\.4"):
         net(frames())
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_spikes_are_counted_on_their_bits(firing_net, place, monkeypatch):
+    net, x = pruned_at(firing_net, place, ps=0.5), frames()
+    expected = net(x)
+    seen = []
+    count = Spikes.count
+    monkeypatch.setattr(Spikes, "count", lambda self, axes: seen.append(axes) or count(self, axes))
+    assert torch.equal(net(x), expected)
+    # Behind the stem over channels, which steps and tokens are sums of; inside it over a whole map.
+    assert seen == ([(3,)] if place == "stem" else [(2, 3, 4), (3,)])
+    seen.clear()
+    with memory_mode(net, "reference"):
+        assert torch.equal(net(x), expected)
+    assert seen == []

@@ -188,7 +188,7 @@ def test_a_second_wrap_is_refused(firing_net, built):
     undo = "build it without pruning" if built else "unwrap it first"
     assert str(caught.value) == (
         "wrap: this SMixerNet prunes already (ps=0.3, t=1, merge=softmatch, ranking=low, w_prime=gather, "
-        f"spike_cap=None, active=both). Set model.dstsp.ps and model.dstsp.t instead, or {undo}."
+        f"spike_cap=None, active=both, place=stem). Set model.dstsp.ps and model.dstsp.t instead, or {undo}."
     )
     assert net.dstsp is dstsp
     assert dstsp.settings == DSTSPConfig()

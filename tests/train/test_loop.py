@@ -56,7 +56,9 @@ def test_two_epochs(data, tmp_path):
     log = fit(net, TWO_EPOCHS, data=data, out=tmp_path / "run")
     assert [record["epoch"] for record in log] == [1, 2]
     assert lines(tmp_path / "run") == log
-    assert all([*record] == ["epoch", "loss", "test_accuracy", "lr", "seconds"] for record in log)
+    keys = ["epoch", "loss", "test_accuracy", "lr", "seconds", "memory", "tier"]
+    assert all([*record] == keys for record in log)
+    assert {(record["memory"], record["tier"]) for record in log} == {("fused", "eager")}
     assert all(0.5 < record["loss"] < 3 and record["seconds"] >= 0 for record in log)
     assert log[-1]["lr"] == pytest.approx(TWO_EPOCHS.min_lr)
     assert log[-1]["test_accuracy"] == accuracy(net, data.normalise(data.test[0]), data.test[1])

@@ -1,0 +1,128 @@
+"""Neurons that keep what they are given, and run again in the backward pass for all that lies between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedParameter
+from torch.utils.checkpoint import checkpoint
+
+from snntorch_smixer.layers.memory import has_hooks
+from snntorch_smixer.memory import KeepsLess
+from snntorch_smixer.patching.behaviour import has_few_levels
+from snntorch_smixer.patching.hooks import CapLevels
+from snntorch_smixer.patching.state import State
+
+Forward = Callable[[Tensor], Any]
+
+
+def may_be_neuron(module: nn.Module) -> bool:
+    """True where it is worth to look at what ``module`` does: foreign, without weights or normalisation."""
+    if type(module).__module__.startswith("torch.") or isinstance(module, (torch.jit.ScriptModule, KeepsLess)):
+        return False
+    if any(isinstance(p, UninitializedParameter) or p.dim() > 1 for p in module.parameters()):
+        return False
+    return not any(isinstance(m, _BatchNorm) for m in module.modules())
+
+
+def keep_input(module: nn.Module, forward: Forward, x: Tensor) -> Any:
+    """``forward(x)`` that keeps ``x`` alone: the backward pass runs it again, from the state of now.
+
+    Its result carries the graph of ``forward`` itself, and so does the state that it leaves behind.
+
+    Args:
+        module: whose state ``forward`` reads and writes.
+        forward: of ``module``.
+        x: its input.
+
+    Raises:
+        RuntimeError: in the backward pass, when a parameter or state of ``module`` was written into since.
+    """
+    return checkpoint(_Again(module, forward), x, use_reentrant=False)
+
+
+class _Again:
+    """Runs a module; when it is called again, from the same state, and without leaving a trace."""
+
+    def __init__(self, module: nn.Module, forward: Forward) -> None:
+        self.module, self.forward, self.start, self.has_run = module, forward, State(module), False
+
+    def __call__(self, x: Tensor) -> Any:
+        if not self.has_run:
+            self.has_run = True
+            return self.forward(x)
+        if self.start.is_overwritten():
+            raise RuntimeError(
+                f"wrapped model: a parameter or state of {type(self.module).__name__} was changed by an inplace "
+                "operation before the backward pass ran it again. Call backward() before optimizer.step() and resets."
+            )
+        now = State(self.module)
+        self.start.put_back()
+        try:
+            return self.forward(x)
+        finally:
+            now.put_back()
+
+
+def why_not(module: nn.Module, forward: Forward, x: Tensor) -> str | None:
+    """Try a neuron out: "" where running it again gives the same spikes and gradients, else why it does not.
+
+    None where it is no neuron. Nothing that ``module`` remembers changes, nor do torch's generators.
+
+    Args:
+        module: see `may_be_neuron`.
+        forward: of ``module``.
+        x: an input that it gets.
+    """
+    if any(_is_watched(part) for part in module.modules() if part is not module):
+        return "something hooks into a part of it"
+    start = State(module)
+    try:
+        with torch.random.fork_rng(devices=_devices(x)):
+            noise = torch.rand_like(x, requires_grad=False) * 8 - 2
+        if not has_few_levels(_trial(forward, noise)[0], x):
+            return None
+        start.put_back()
+        plain = _trial(forward, x)
+        if start.is_overwritten():
+            return "it writes into its state in place"
+        start.put_back()
+        again = _trial(lambda probe: keep_input(module, forward, probe), x)
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything
+        return f"it cannot be tried out: {type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        start.put_back()
+    same = all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    return "" if same else "it gives something else when it runs again"
+
+
+def _is_watched(part: nn.Module) -> bool:
+    # A hook of a user runs once in a forward. The cap on levels is part of the forward.
+    return has_hooks(part) and not all(isinstance(hook, CapLevels) for hook in part._forward_hooks.values())
+
+
+def _devices(x: Tensor) -> list[torch.device]:
+    return [x.device] if x.device.type == "cuda" else []
+
+
+def _trial(forward: Forward, x: Tensor) -> tuple[Tensor, Tensor]:
+    probe = x.detach().requires_grad_()
+    keep_all = torch.autograd.graph.saved_tensors_hooks(_same, _same)
+    with torch.random.fork_rng(devices=_devices(x)), torch.enable_grad(), keep_all:
+        given = probe.clone()
+        out = forward(given)
+        if not isinstance(out, Tensor) or out.shape != x.shape:
+            return x.new_zeros(0), x.new_zeros(0)
+        if given._version:
+            raise RuntimeError("it writes into its input")
+        weights = torch.linspace(-1, 1, out.numel(), device=out.device, dtype=out.dtype).view(out.shape)
+        (grad,) = torch.autograd.grad(out, probe, weights)
+    return out.detach(), grad
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
