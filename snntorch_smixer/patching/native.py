@@ -8,6 +8,7 @@ from typing import cast
 from torch import nn
 
 from snntorch_smixer.layers.attention import SpikingSelfAttention
+from snntorch_smixer.memory import MODES, KeepsLess, memory_of
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.patching.edits import Context
 from snntorch_smixer.patching.record import Plan, check_fits, steps_after, tokens_after
@@ -30,7 +31,11 @@ class NativeSwap:
         """Replace the block's mixer, and say so in the network's configuration."""
         block, _, name = self.path.rpartition(".")
         attention = cast(SpikingSelfAttention, model.get_submodule(self.path))
-        setattr(model.get_submodule(block), name, SwappedMixer(attention, self.num_tokens))
+        mixer = SwappedMixer(attention, self.num_tokens)
+        if (mode := memory_of(attention)) in MODES:
+            mixer.memory = mode
+        mixer.chunks = max(part.chunks for part in attention.modules() if isinstance(part, KeepsLess))
+        setattr(model.get_submodule(block), name, mixer)
         net = cast(SMixerNet, model)
         net.config = replace(net.config, mixer="smixer")
 

@@ -1,6 +1,7 @@
 """What is swapped and what is not, and that a plan says so beforehand without touching anything."""
 
 import copy
+import dataclasses
 
 import torch
 from torch import nn
@@ -74,7 +75,9 @@ def test_a_plan_says_what_wrap_does_and_touches_nothing(fake: Fake):
     found = dstsp.plan(model, ps=0.3, t=1, example_input=fake.example())
     assert sight(model) == seen
     assert dict(model.named_modules()) == parts
-    assert found == made.model.dstsp.plan == dstsp.summary(made.model)
+    told = dstsp.summary(made.model)
+    assert found == made.model.dstsp.plan == dataclasses.replace(told, memory=())
+    assert len(told.memory) == 1
     assert (found.model, found.family) == (type(model).__name__, fake.family)
     assert found.tokens[0] == (fake.tokens[-1] if fake.tokens else 64)
     assert found.tokens[1] == round(found.tokens[0] * 0.7)

@@ -152,10 +152,12 @@ def test_a_mode_set_before_the_swap_stays(firing_net):
     wrap(net, ps=0.3, t=1)
     assert net.memory == "recompute"
     assert [block.mlp.memory for block in net.blocks] == ["recompute"] * 2
+    assert [block.mixer.chunks for block in net.blocks] == [2, 2]
     set_memory(net, "reference")
     assert [block.mixer.memory for block in net.blocks] == ["reference"] * 2
     unwrap(net)
-    assert net.memory == "reference"
+    assert net.stem.memory == "reference"
+    assert net.memory == "mixed"  # the attention waited meanwhile, and comes back as it was
 
 
 @pytest.fixture
