@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.bench.goals import Goal, judged
+from snntorch_smixer.bench.kernels import kernel_launches
 from snntorch_smixer.bench.pairs import Timing, paired
 from snntorch_smixer.bench.progress import Progress, silent
 from snntorch_smixer.bench.result import BenchResult, Value
@@ -27,6 +28,8 @@ GOALS = (
     Goal("R1", "to_snntorch", 0.85, {"variant": "fused", "tier": "compile", "pruning": "none"}),
     Goal("R2", "ratio", 1.10, {"variant": "fused", "tier": "eager", "pruning": "none"}),
     Goal("R3", "ratio", 0.90, {"variant": "recompute", "tier": "compile", "pruning": "none"}),
+    Goal("G9", "kernels", 400, {"variant": "fused", "tier": "compile", "pruning": "none"}),
+    Goal("G9", "kernels", 400, {"variant": "recompute", "tier": "compile", "pruning": "none"}),
     Goal("R4", "ratio", 0.52, {"variant": "fused", "tier": "compile", "pruning": "ps=0.3 t=1"}),
 )
 
@@ -52,13 +55,15 @@ def train_step(
 
     Returns:
         Rows with ``ratio`` to the naive twin, its quartiles ``low`` and ``high``, and ``to_snntorch``, the ratio of the
-        median times of this row and of ``snntorch_layers`` of the same network without pruning.
+        median times of this row and of ``snntorch_layers`` of the same network without pruning, and ``kernels``, see
+        `snntorch_smixer.bench.kernels.kernel_launches`.
     """
     configs = {"smixer-4-384": CONFIGS["smixer-4-384"]} if configs is None else configs
     rows: list[dict[str, Value]] = []
     for name, config in configs.items():
-        timings = paired(_steps(config, batch, compiled), rounds=rounds, warmup=2, progress=progress)
-        rows += _rows(name, timings)
+        steps = _steps(config, batch, compiled)
+        timings = paired(steps, rounds=rounds, warmup=2, progress=progress)
+        rows += _rows(name, timings, {key: _kernels(*step.args) for key, step in steps.items()})
     return BenchResult(
         "train_step",
         judged(rows, GOALS),
@@ -66,15 +71,16 @@ def train_step(
         notes=(
             "Ratio of process CPU time to the naive twin without pruning, median of the rounds, with quartiles.",
             f"Forward and backward in fp32, batch {batch}, {rounds} rounds, random weights; no optimizer.",
+            "kernels: of one step; what torch's compiler generated counts as it runs.",
         ),
     )
 
 
-def _steps(config: SMixerConfig, batch: int, compiled: bool) -> dict[str, Callable[[], None]]:
+def _steps(config: SMixerConfig, batch: int, compiled: bool) -> dict[str, partial[None]]:
     x, _ = noise(config, batch)
     # Random weights: with equal ones the gradient of a sum is about zero behind BatchNorm.
     grad = torch.randn(batch, config.num_classes, generator=torch.Generator().manual_seed(1))
-    calls: dict[str, Callable[[], None]] = {}
+    calls: dict[str, partial[None]] = {}
     for prune, text in ((None, "none"), (PRUNED, "ps=0.3 t=1")):
         torch.manual_seed(0)
         net = SMixerNet(replace(config, prune=prune)).train()
@@ -91,7 +97,12 @@ def _step(model: nn.Module, x: Tensor, grad: Tensor, tier: str) -> None:
         model(x).backward(grad)
 
 
-def _rows(name: str, timings: Mapping[str, Timing]) -> list[dict[str, Value]]:
+def _kernels(model: nn.Module, x: Tensor, _: Tensor, tier: str) -> int:
+    with use(tier):
+        return kernel_launches(model, x).total()
+
+
+def _rows(name: str, timings: Mapping[str, Timing], kernels: Mapping[str, int]) -> list[dict[str, Value]]:
     layers = timings["snntorch_layers|none|eager"].seconds
     rows: list[dict[str, Value]] = []
     for key, timing in timings.items():
@@ -106,6 +117,7 @@ def _rows(name: str, timings: Mapping[str, Timing]) -> list[dict[str, Value]]:
                 "low": timing.low,
                 "high": timing.high,
                 "to_snntorch": timing.seconds / layers,
+                "kernels": kernels[key],
             }
         )
     return rows

@@ -209,18 +209,21 @@ def _all_gradients(
     by_threshold = torch.zeros_like(threshold) if needs[1] else None
     carry: Tensor | None = None
     for step in range(x.shape[0] - 1, -1, -1):
-        by_v = _through_surrogate(neuron.spike_grad, rows[step].neg(), grad[step])
-        by_mem = rows[step].copy_(by_v) if carry is None else torch.add(carry, by_v, out=rows[step])
-        before = _margin(rows[step - 1], neuron) if step else None
+        by_v = _through_surrogate(neuron.spike_grad, rows[step].neg_(), grad[step])
         if by_threshold is not None:
             by_threshold = by_threshold - _fit(by_v, threshold)
-            if neuron.reset == "subtract":
-                fired = (threshold < 0).to(dtype) if before is None else _fired(before)
-                by_threshold = by_threshold - _fit(by_mem * fired, threshold)
-        if by_beta is not None and step:
+        # With a known derivative by_v lies in this row already.
+        by_mem = rows[step].copy_(by_v) if carry is None else torch.add(carry, by_v, out=rows[step])
+        before = _margin(rows[step - 1], neuron) if step else None
+        if by_threshold is not None and neuron.reset == "subtract":
+            fired = (threshold < 0).to(dtype) if before is None else _fired(before)
+            by_threshold = by_threshold - _fit(by_mem * fired, threshold)
+        if before is None:
+            break
+        if by_beta is not None:
             by_beta = by_beta - _fit(by_mem * silent.pop(), beta)
         carry = decay * by_mem
-        carry = carry if before is None or neuron.reset != "zero" else _silence(carry, before)
+        carry = _silence(carry, before) if neuron.reset == "zero" else carry
     return work, _unclipped(by_beta, beta), by_threshold
 
 

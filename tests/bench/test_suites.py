@@ -161,6 +161,9 @@ def test_train_step():
     assert result.rows[0]["ratio"] == 1
     assert result.rows[1]["to_snntorch"] == 1
     assert all(row["low"] <= row["ratio"] <= row["high"] for row in result.rows)
+    assert value(result, "kernels", variant="naive", pruning="none") > value(
+        result, "kernels", variant="fused", pruning="none"
+    )
     assert value(result, "goals", variant="fused", pruning="none").startswith("R2 ratio ")
     assert result.command == "smixer bench train_step tiny --batch 2 --rounds 2"
 
@@ -171,7 +174,7 @@ def test_the_compiled_rows_are_asked_for_and_judged():
         f"{how}|{pruning}|compile" for pruning in ("none", "ps=0.3 t=1") for how in ("fused", "recompute")
     ]
     named = {goal.name for goal in (*suite_train_step.GOALS, *suite_neuron.GOALS)}
-    assert named == {"R1", "R2", "R3", "R4", "R5"}
+    assert named == {"R1", "R2", "R3", "R4", "R5", "G9"}
 
 
 def test_neuron():
