@@ -17,6 +17,7 @@ from snntorch_smixer.bench.peak import peak_bytes
 from snntorch_smixer.bench.progress import Progress, silent
 from snntorch_smixer.bench.result import BenchResult, Value
 from snntorch_smixer.bench.suite_memory import PRUNED
+from snntorch_smixer.bench.suite_train_step import one_step, random_grad
 from snntorch_smixer.bench.variants import noise, variant
 from snntorch_smixer.kernels.compiled import use
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
@@ -107,13 +108,12 @@ def _times(
 ) -> tuple[dict[str, Timing], dict[str, Timing]]:
     batch, rounds = sizes
     config = places["none"]
-    x, _ = noise(config, batch)
-    grad = torch.randn(batch, config.num_classes, generator=torch.Generator().manual_seed(1))
+    (x, _), grad = noise(config, batch), random_grad(config, batch)
     nets = {place: _network(at) for place, at in places.items()}
     models = {"naive": (variant(nets["none"], "naive"), "eager")}
     models |= {place: (variant(net, "fused"), tier) for place, net in nets.items()}
     train: dict[str, Callable[[], None]] = {
-        key: partial(_train, model.train(), x, grad, how) for key, (model, how) in models.items()
+        key: partial(one_step, model.train(), x, grad, how) for key, (model, how) in models.items()
     }
     trained = paired(train, rounds=rounds, warmup=2, progress=progress)
     infer: dict[str, Callable[[], None]] = {
@@ -125,12 +125,6 @@ def _times(
 def _network(config: SMixerConfig) -> SMixerNet:
     torch.manual_seed(0)
     return SMixerNet(config)
-
-
-def _train(model: nn.Module, x: Tensor, grad: Tensor, tier: str) -> None:
-    model.zero_grad(set_to_none=True)
-    with use(tier):
-        model(x).backward(grad)
 
 
 def _infer(model: nn.Module, x: Tensor, tier: str) -> None:

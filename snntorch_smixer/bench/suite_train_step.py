@@ -77,21 +77,25 @@ def train_step(
 
 
 def _steps(config: SMixerConfig, batch: int, compiled: bool) -> dict[str, partial[None]]:
-    x, _ = noise(config, batch)
-    # Random weights: with equal ones the gradient of a sum is about zero behind BatchNorm.
-    grad = torch.randn(batch, config.num_classes, generator=torch.Generator().manual_seed(1))
+    (x, _), grad = noise(config, batch), random_grad(config, batch)
     calls: dict[str, partial[None]] = {}
     for prune, text in ((None, "none"), (PRUNED, "ps=0.3 t=1")):
         torch.manual_seed(0)
         net = SMixerNet(replace(config, prune=prune)).train()
         for how in (*_PLAIN, *_LEAN):
-            calls[f"{how}|{text}|eager"] = partial(_step, variant(net, how).train(), x, grad, "eager")
+            calls[f"{how}|{text}|eager"] = partial(one_step, variant(net, how).train(), x, grad, "eager")
         for how in _LEAN if compiled else ():
-            calls[f"{how}|{text}|compile"] = partial(_step, variant(net, how).train(), x, grad, "compile")
+            calls[f"{how}|{text}|compile"] = partial(one_step, variant(net, how).train(), x, grad, "compile")
     return calls
 
 
-def _step(model: nn.Module, x: Tensor, grad: Tensor, tier: str) -> None:
+def random_grad(config: SMixerConfig, batch: int) -> Tensor:
+    """A gradient of the logits, ``(B, K)``: with equal weights that of a sum is about zero behind BatchNorm."""
+    return torch.randn(batch, config.num_classes, generator=torch.Generator().manual_seed(1))
+
+
+def one_step(model: nn.Module, x: Tensor, grad: Tensor, tier: str) -> None:
+    """Forward and backward, with the gradient ``(B, K)`` of the logits, in a tier of `kernels.compiled`."""
     model.zero_grad(set_to_none=True)
     with use(tier):
         model(x).backward(grad)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from snntorch_smixer import dstsp, set_memory
 from tests.fakes.lean import FAKE, LEAN, X, check_same_as_reference, loss_of, made, one_step, trained
 from tests.fakes.neurons import MultiStepLIF
+from tests.patching.test_rerun import Counts
 
 
 def two_backward_passes(model: nn.Module) -> None:
@@ -98,19 +99,6 @@ def test_a_norm_whose_output_is_written_into_is_no_pair(mode: str):
     found = check_same_as_reference(step, mode).dstsp.found
     assert found.pairs["patch_embed.proj_lif"] == ""
     assert found.pairs["patch_embed.proj_lif1"] == "patch_embed.proj_bn1"
-
-
-class Counts(MultiStepLIF):
-    """Adds up its spikes in a buffer, in place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("fired", torch.zeros(()))
-
-    def forward(self, x_seq: Tensor) -> Tensor:
-        out = super().forward(x_seq)
-        self.fired += out.detach().sum()
-        return out
 
 
 def test_the_summary_says_what_was_found_and_what_was_left():
