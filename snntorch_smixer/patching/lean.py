@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from contextlib import ExitStack
 from typing import Any
@@ -50,6 +51,10 @@ class StartLean(Hook):
         if not found.note:
             self.running = Lean(module, self.dstsp.memory, found)
             self.running.start(args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StartLean:
+        """A forward that runs, or that Ctrl-C ended, stays with the original."""
+        return StartLean(copy.deepcopy(self.dstsp, memo))
 
     def stop(self, *, done: bool = False) -> None:
         """End it."""

@@ -133,6 +133,8 @@ class Remembered:
 
     def find(self, tensor: Tensor) -> tuple[bool, Source | None]:
         """Whether something is known of the storage of ``tensor``, and its source; None to keep it as it is."""
+        if tensor.layout is not torch.strided:
+            return False, None
         found = self._sources.get(id(tensor.untyped_storage()))
         if found is None or found[1] != (tensor._version, tensor.dtype):
             return False, None
@@ -140,6 +142,8 @@ class Remembered:
 
     def put(self, tensor: Tensor, source: Source | None) -> None:
         """Remember a source of the whole storage of ``tensor``, as long as that lives and is not written into."""
+        if tensor.layout is not torch.strided:  # no storage of its own
+            return
         storage = tensor.untyped_storage()
         key = id(storage)
         ref = weakref.ref(storage, partial(_forget, weakref.ref(self), key))

@@ -15,7 +15,7 @@ from snntorch_smixer.layers.memory import has_hooks
 from snntorch_smixer.memory import KeepsLess
 from snntorch_smixer.patching.behaviour import has_few_levels
 from snntorch_smixer.patching.hooks import CapLevels
-from snntorch_smixer.patching.state import State
+from snntorch_smixer.patching.state import State, put_back_values
 
 Forward = Callable[[Tensor], Any]
 
@@ -81,6 +81,7 @@ def why_not(module: nn.Module, forward: Forward, x: Tensor) -> str | None:
     if any(_is_watched(part) for part in module.modules() if part is not module):
         return "something hooks into a part of it"
     start = State(module)
+    values = start.values()
     try:
         with torch.random.fork_rng(devices=_devices(x)):
             noise = torch.rand_like(x, requires_grad=False) * 8 - 2
@@ -96,6 +97,7 @@ def why_not(module: nn.Module, forward: Forward, x: Tensor) -> str | None:
         return f"it cannot be tried out: {type(error).__name__}: {error}".splitlines()[0]
     finally:
         start.put_back()
+        put_back_values(values)
     same = all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
     return "" if same else "it gives something else when it runs again"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,6 +34,10 @@ class State:
         """True when a tensor was written into since, so that `put_back` would not bring its values back."""
         return any(tensor._version != version for tensor, version in self._versions)
 
+    def values(self) -> list[tuple[Tensor, int, Tensor]]:
+        """The tensors among them with copies of their values, for `put_back_values`."""
+        return [(tensor, tensor._version, tensor.detach().clone()) for tensor in self._tensors()]
+
     def _tensors(self) -> Iterator[Tensor]:
         for _, before, contents in self._saved:
             held = [before.values(), *(c.values() if isinstance(c, dict) else c for _, c in contents)]
@@ -41,3 +46,11 @@ class State:
 
 def _contents(state: dict[str, Any]) -> list[tuple[Any, Any]]:
     return [(value, value.copy()) for value in state.values() if isinstance(value, (dict, list))]
+
+
+def put_back_values(values: list[tuple[Tensor, int, Tensor]]) -> None:
+    """Undo what was written in place into the tensors of `State.values` since."""
+    with torch.no_grad():
+        for tensor, version, copy in values:
+            if tensor._version != version:
+                tensor.copy_(copy)

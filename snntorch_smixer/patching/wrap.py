@@ -151,6 +151,9 @@ def unwrap(model: Model) -> Model:
             f"unwrap: this {type(model).__name__} was not wrapped, so there is nothing to undo. A net built "
             "with pruning stops with model.dstsp.active = 'never'."
         )
+    for hook in model._forward_pre_hooks.values():
+        if isinstance(hook, StartLean):
+            hook.stop()  # a forward that Ctrl-C ended did not reach its end
     undo(model)
     if isinstance(model, SMixerNet):
         native.undo(model)

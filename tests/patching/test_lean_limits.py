@@ -120,6 +120,17 @@ def test_the_forward_after_ctrl_c_puts_everything_right():
     check_alike(model, trained("reference", one_step))
 
 
+def test_unwrap_and_copy_after_ctrl_c_leave_nothing():
+    model = made("fused")
+    handle = model.block[0].mlp.register_forward_hook(lambda *_: Fails(KeyboardInterrupt)(X))
+    with pytest.raises(KeyboardInterrupt):
+        loss_of(model)
+    handle.remove()
+    dstsp.unwrap(model)
+    check_nothing_left(model)
+    loss_of(model).backward()
+
+
 @LEAN
 def test_a_forward_without_backward_holds_nothing(mode: str):
     model = made(mode)

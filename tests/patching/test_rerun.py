@@ -156,6 +156,25 @@ def test_neurons_that_are_left(neuron, reason):
     assert why_not(neuron, neuron.forward, inputs().requires_grad_()) == reason
 
 
+class Adapts(nn.Module):
+    """No neuron; follows its input in a buffer, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.mul_(0.9).add_(x.detach().abs().max())
+        return x / (1 + self.seen)
+
+
+@pytest.mark.parametrize(("module", "name"), [(Counts(), "fired"), (Adapts(), "seen")])
+def test_what_is_written_in_place_is_put_back(module, name):
+    getattr(module, name).fill_(3)
+    assert why_not(module, module.forward, inputs().requires_grad_()) != ""
+    assert getattr(module, name) == 3
+
+
 def test_a_surrogate_that_a_checkpoint_does_not_serve_is_left():
     neuron = ReadsTwice()
     assert why_not(neuron, neuron.forward, inputs().requires_grad_()).startswith("it cannot be tried out: Checkpoint")
