@@ -59,7 +59,8 @@ def gpu(
     """Time, memory, kernel launches and bytes moved of a training step on the current CUDA device.
 
     All of one network, batch and dtype take turns with the naive twin in fp32 and are compared with it within a round,
-    by the device's clock. What does not fit into the device's memory has no numbers.
+    by the device's clock. What does not fit into the device's memory has no numbers; where a group does not fit while
+    its members take turns, none of them has a time.
 
     Args:
         configs: networks by name, without pruning; those of `BATCHES` by default.
@@ -86,7 +87,7 @@ def gpu(
     configs = {name: CONFIGS[name] for name in BATCHES} if configs is None else configs
     plan = {name: (config, BATCHES.get(name, (64,)) if batch is None else (batch,)) for name, config in configs.items()}
     meter = CudaMeter(torch.device("cuda", torch.cuda.current_device()))
-    return measured(plan, meter, How(rounds, tuple(dtypes), compiled, peers))
+    return measured(plan, meter, How(rounds, tuple(dtypes), compiled, peers, batch))
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class How:
     dtypes: tuple[str, ...]
     compiled: bool
     peers: bool
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         for dtype in self.dtypes:
@@ -112,6 +114,7 @@ def measured(plan: Mapping[str, tuple[SMixerConfig, tuple[int, ...]]], meter: Me
         how: see `gpu`.
     """
     reason = why_not(meter.device)
+    asked = [] if how.batch is None else [f"--batch {how.batch}"]
     tiers = ["eager", *(["compile"] if how.compiled else []), *([] if reason else ["triton"])]
     rows: list[dict[str, Value]] = []
     for name, (config, batches) in plan.items():
@@ -122,7 +125,7 @@ def measured(plan: Mapping[str, tuple[SMixerConfig, tuple[int, ...]]], meter: Me
     return BenchResult(
         "gpu",
         judged(rows, GOALS),
-        " ".join(["smixer bench gpu", *plan, f"--rounds {how.rounds}"]),
+        " ".join(["smixer bench gpu", *plan, *asked, f"--rounds {how.rounds}"]),
         device=device_name(meter.device),
         notes=(
             "Ratio of the device's time to the naive twin in fp32 without pruning, median of the rounds, quartiles.",
@@ -202,6 +205,11 @@ class _Run:
                 self.grad = torch.randn(out.shape, generator=draw).to(out)
             out.backward(self.grad)
 
+    def timed(self) -> None:
+        """The step, whose gradients do not stay on the device while the others take their turns."""
+        self()
+        self.model.zero_grad(set_to_none=True)
+
     def costs(self, meter: Meter) -> dict[str, Value] | None:
         """Peak, launches and bytes moved, alone on the device; None where it does not fit, or a peer does not run."""
         self.model.to(self.device)
@@ -232,15 +240,26 @@ class _Run:
 def _rows(runs: Sequence[_Run], meter: Meter, how: How) -> list[dict[str, Value]]:
     costs = [run.costs(meter) for run in runs]
     able = {str(at): run for at, (run, cost) in enumerate(zip(runs, costs, strict=True)) if cost is not None}
-    for run in able.values():
-        run.model.to(meter.device)
-    timings = paired(able, rounds=how.rounds, warmup=2, clock=meter.clock)
-    for run in able.values():
-        run.model.to("cpu")  # the next group needs the room
+    timings = _timings(able, meter, how)
     rows = [_row(run.case, cost, timings.get(str(at))) for at, (run, cost) in enumerate(zip(runs, costs, strict=True))]
     base, peer = rows[0], next((row for row in rows if row["variant"] == _PEER), None)
     rows = [_compared(row, base, peer) for row in rows]
     return rows if base["dtype"] == rows[-1]["dtype"] else rows[1:]  # a row of the group in fp32
+
+
+def _timings(runs: Mapping[str, _Run], meter: Meter, how: How) -> dict[str, Timing]:
+    """Times of those that take turns; none where they do not fit onto the device together."""
+    try:
+        for run in runs.values():
+            run.model.to(meter.device)
+        calls = {name: run.timed for name, run in runs.items()}
+        return paired(calls, rounds=how.rounds, warmup=2, clock=meter.clock)
+    except torch.cuda.OutOfMemoryError:
+        return {}
+    finally:
+        for run in runs.values():
+            run.model.zero_grad(set_to_none=True)
+            run.model.to("cpu")  # the next group needs the room
 
 
 def _row(case: _Case, cost: Mapping[str, Value] | None, timing: Timing | None) -> dict[str, Value]:

@@ -29,7 +29,7 @@ _EXAMPLES = """
   smixer bench train_step --rounds 10                           time, in more rounds
 """
 
-_BATCH, _ROUNDS = 4, 5
+_BATCH, _ROUNDS, _SEED = 4, 5, 0
 
 
 def add(commands: Commands) -> None:
@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
     add_device(parser)
     add_json(parser)
     add_quiet(parser)
-    parser.set_defaults(run=run, batch=None)
+    parser.set_defaults(run=run, batch=None, seed=None)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     check_pruning("bench", args)
     args.batch = _BATCH if args.batch is None else args.batch
     args.rounds = _ROUNDS if args.rounds is None else args.rounds
+    args.seed = _SEED if args.seed is None else args.seed
     if args.rounds < 1:
         raise SettingError(f"--rounds {args.rounds}: expected at least 1.")
     where = device(args.device)

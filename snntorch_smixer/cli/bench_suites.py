@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from snntorch_smixer.bench.suite_prune_place import prune_place
 from snntorch_smixer.bench.suite_train_step import train_step
 from snntorch_smixer.cli.printing import progress
 from snntorch_smixer.errors import SettingError, check_choice
+from snntorch_smixer.extras import need
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
 
 
@@ -106,16 +108,33 @@ SUITES: Mapping[str, _Suite] = {
 
 
 def run_suite(args: argparse.Namespace) -> int:
-    """Measure, write where asked to, print."""
+    """Measure, write where asked to, print; what cannot be written is printed all the same."""
     name, *nets = args.models
     suite = SUITES[name]
     batch, rounds = _settings(name, suite, args)
     settings = {"configs": _configs(name, nets), "batch": batch, "rounds": rounds, "progress": _bars(args)}
-    result = _measure(name, {key: value for key, value in settings.items() if key in suite.takes})
     if args.out is not None:
-        write(result, suite, args.out)
-    print(result.to_json() if args.json else result_table(result), end="" if args.json else "\n")
+        _check_out(name, args.out)
+    result = _measure(name, {key: value for key, value in settings.items() if key in suite.takes})
+    try:
+        if args.out is not None:
+            write(result, suite, args.out)
+    finally:
+        print(result.to_json() if args.json else result_table(result), end="" if args.json else "\n")
     return 0
+
+
+def _check_out(name: str, folder: Path) -> None:
+    """Make the folder; raise before minutes are spent on what cannot be drawn or written."""
+    need("matplotlib.figure", extra="viz")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise SettingError(
+            f"bench {name}: --out {folder}: {error.strerror or error}. Expected a folder that can be written. Pass "
+            "another one."
+        ) from error
 
 
 def _measure(name: str, settings: Mapping[str, Any]) -> BenchResult:
@@ -157,7 +176,7 @@ def _label(row: Mapping[str, Value], suite: _Suite) -> str:
 
 
 def _settings(name: str, suite: _Suite, args: argparse.Namespace) -> tuple[int | None, int]:
-    for option in ("ps", "t", "place", "input", "shape", "device"):
+    for option in ("ps", "t", "place", "input", "shape", "seed", "device"):
         if getattr(args, option) is not None:
             raise SettingError(
                 f"bench {name}: --{option} is for models. Leave it out; a benchmark has its own settings."

@@ -42,12 +42,15 @@ class Training:
         epochs: instead of the recipe's.
         seed: instead of the recipe's.
         device: of torch.
-        compile_net: train through ``torch.compile``.
+        compile_net: train through ``torch.compile``, which leaves nothing to ``memory`` and ``impl``.
         memory: what is kept for the backward pass, one of `snntorch_smixer.memory.MODES`; None for that of the model.
         impl: tier of the kernels, one of `snntorch_smixer.kernels.compiled.IMPLS`. Like ``memory`` no part of the
             recipe: results do not depend on it.
         workers: reading processes for folders; None for one per core.
         progress: draw progress bars on the error stream.
+
+    Raises:
+        SettingError: ``compile_net`` with a ``memory`` or an ``impl`` of its own.
     """
 
     model: str
@@ -63,6 +66,15 @@ class Training:
     impl: str = "auto"
     workers: int | None = None
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        own = [f"--memory {self.memory}"] if self.memory is not None else []
+        own += [f"--impl {self.impl}"] if self.impl != "auto" else []
+        if self.compile_net and own:
+            raise SettingError(
+                f"train: --compile with {' and '.join(own)}: under torch.compile of the whole net --memory and --impl "
+                "have no effect. Leave them out, or leave out --compile."
+            )
 
     def read_recipe(self) -> Recipe:
         """The recipe, with `epochs` and `seed` in it.
@@ -87,10 +99,16 @@ def train(training: Training) -> Card:
         The card that was written; its first measured result is the new one.
 
     Raises:
-        SettingError: no recipe, a data set that does not fit, or a folder that holds something else.
+        SettingError: no recipe, a tier that cannot run here, a data set that does not fit, or a folder that holds
+            something else.
         CardError: unknown model, or missing data.
         MissingExtra: accelerate is not installed.
     """
+    with use(training.impl):
+        return _train(training)
+
+
+def _train(training: Training) -> Card:
     recipe, out = training.read_recipe(), training.out
     if (out / WEIGHTS).exists() and not (out / LOG).exists():
         raise SettingError(f"train: {out} holds a model and no run to continue. Pass another --out.")
@@ -102,7 +120,7 @@ def train(training: Training) -> Card:
     if recipe.init_from:
         load_pretrained(net, recipe.init_from)
         net.card = create_model(training.model).card
-    with use(training.impl), _on_device(training.device):
+    with _on_device(training.device):
         fit(net, recipe, data=data, out=out, compile_net=training.compile_net, progress=training.progress)
     bar = data.test_count if training.progress else None
     found = evaluate(net, data.test_batches(), device=training.device, progress=bar)

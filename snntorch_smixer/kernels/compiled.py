@@ -132,11 +132,17 @@ class Tiered(Generic[P, R]):
         if _setting.impl != "compile" or _setting.failure is not None or _is_watched():
             return self.function(*args, **kwargs)
         kind = (*map(_kind, args), torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled())
-        variant = self.variants.get(kind) or self._compile(kind)
+        try:
+            variant = self.variants.get(kind) or self._compile(kind)
+        except TypeError as error:  # an argument that cannot be hashed, such as a surrogate with == and no hash
+            _give_up_on(self.function.__name__, error)
+            return self.function(*args, **kwargs)
         if variant is self.function:
             return variant(*args, **kwargs)
         try:
             return variant(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # noqa: BLE001 - an OSError, a RuntimeError, and one of the compiler's own
             result = self.function(*args, **kwargs)  # what is wrong with the input, not the compiler, raises here
             if _is_general(error):

@@ -188,11 +188,15 @@ def _fired(margin: Tensor) -> Tensor:
     return torch.lt(margin, 0, out=torch.empty_like(margin))
 
 
+_tiny = 5e-324
+
+
 def _silence(x: Tensor, margin: Tensor) -> Tensor:
     """Zeros in ``x``, in place, where ``margin`` lies below zero; NaN does not."""
     kept = torch.finfo(margin.dtype)
-    # The operator keeps what lies above a bound: the largest number below zero.
-    bound = -kept.smallest_normal * kept.eps
+    # The operator keeps what lies above a bound: the largest number below zero. Where the processor takes numbers as
+    # small as that for zero (torch.set_flush_denormal), margins are not as small either.
+    bound = -kept.smallest_normal * (kept.eps if _tiny > 0 else 1)
     return torch.ops.aten.threshold_backward.grad_input(x, margin, bound, grad_input=x)
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from snntorch_smixer.errors import LayoutError
 from snntorch_smixer.kernels import unrolled
+from snntorch_smixer.kernels.batch_norm import NormCall, fold, norm_backward, renormalise
 from snntorch_smixer.kernels.compiled import Tiered
 from snntorch_smixer.kernels.fire import Firing, Grads, fire_backward, fire_forward
-from snntorch_smixer.kernels.norm_fire import Fired, Kept, NormCall, NormGrads, fold, norm_backward, renormalise
+from snntorch_smixer.kernels.norm_fire import Fired, Kept, NormGrads
 from snntorch_smixer.kernels.unrolled import Rule
 
 try:
@@ -116,8 +117,8 @@ def rounding() -> str | None:
     generator = torch.Generator().manual_seed(0)
     channels, found = 257, {"plain"} if fma is None else {"fused", "plain"}
     for shape in ((7, channels), (3, channels, 3, 5)):
-        z = torch.randn(shape, generator=generator)
-        weight, bias = torch.randn(2, channels, generator=generator)
+        z = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        weight, bias = torch.randn(2, channels, generator=generator, dtype=torch.float32, device="cpu")
         y, mean, second = torch.native_batch_norm(z, weight, bias, None, None, True, 0.0, 1e-5)
         exact = all(map(torch.equal, statistics(z, NormCall(None, None, True, 0.0, 1e-5)), (mean, second)))
         ends = (-1, 1, 1) if z.dim() == 4 else (-1,)

@@ -14,9 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from snntorch_smixer.kernels.batch_norm import NormCall
 from snntorch_smixer.kernels.fire import Firing
 from snntorch_smixer.kernels.launch_triton import Launch, Norm, norm_axis
-from snntorch_smixer.kernels.norm_fire import Kept, NormCall, NormGrads
+from snntorch_smixer.kernels.norm_fire import Kept, NormGrads
 from snntorch_smixer.kernels.triton_tools import DTYPES, Layout, chunks, launch, power_of_two, served, tile
 
 Forward = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]

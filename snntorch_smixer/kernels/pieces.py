@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snntorch_smixer.kernels.batch_norm import NormCall, norm_backward
 from snntorch_smixer.kernels.fire import Firing, Grads, fire_backward, fire_forward
-from snntorch_smixer.kernels.norm_fire import NormCall, norm_backward, show
+from snntorch_smixer.kernels.norm_fire import show
 
 _FINER = 4
 """BatchNorm's pieces are smaller than the LIF's: they cost nothing, and each of them is there three times over."""

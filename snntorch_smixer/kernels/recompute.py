@@ -11,18 +11,10 @@ from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import check_count
+from snntorch_smixer.kernels.batch_norm import begin_norm, check_norm, fold, normalise, renormalise
 from snntorch_smixer.kernels.bits import unpack
 from snntorch_smixer.kernels.fire import Firing, fire_forward, once
-from snntorch_smixer.kernels.norm_fire import (
-    begin_norm,
-    check_norm,
-    fold,
-    norm_fire_backward,
-    norm_fire_forward,
-    normalise,
-    renormalise,
-    show,
-)
+from snntorch_smixer.kernels.norm_fire import norm_fire_backward, norm_fire_forward, show
 from snntorch_smixer.kernels.pieces import fire_backward_in_pieces, fire_in_pieces, norm_backward_in_pieces, spans
 from snntorch_smixer.kernels.spike_linear import (
     Conv,
@@ -35,6 +27,7 @@ from snntorch_smixer.kernels.spike_linear import (
     cast,
     check_maps,
     check_width,
+    in_autocast,
     recast,
 )
 from snntorch_smixer.kernels.spikes import Spikes
@@ -159,7 +152,7 @@ class _Unit(torch.autograd.Function):
         given = _Input(plan, stored, ctx.shape[-1] if ctx.packed else None, ctx.dtypes[1])
         if not isinstance(plan.op, Conv):  # tokens are few enough to be unpacked once for both products
             given = _Input(plan, given.piece(slice(None)), None, ctx.dtypes[1])
-        with torch.autocast(grad.device.type, enabled=False):
+        with in_autocast(grad, None):
             by_z, *own = _back_to_map(ctx, _apply(plan, given, weight, bias), grad, rest)
             by_x, by_weight, by_bias = _apply_backward(plan, by_z, given, weight, wanted[:3])
         grads = None if by_x is None else by_x.view(ctx.shape), by_weight, by_bias

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,7 +47,7 @@ class Dense:
     def backward(self, grad: Tensor, x: Callable[[], Tensor], weight: Tensor, needs: Needs) -> Three:
         """As torch computes them: one product each, over all leading axes at once."""
         rows = grad.reshape(-1, grad.shape[-1])
-        by_x = (rows @ weight).view(*grad.shape[:-1], -1) if needs[0] else None
+        by_x = (rows @ weight).view(*grad.shape[:-1], weight.shape[1]) if needs[0] else None
         by_weight = rows.t() @ x().flatten(0, -2) if needs[1] else None
         return by_x, by_weight, rows.sum(0) if needs[2] else None
 
@@ -118,7 +119,7 @@ class Mix:
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """The product; ``bias`` is always None."""
-        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+        with in_autocast(x, self.autocast):
             return _mix(x, weight, self.kept)
 
     def backward(self, grad: Tensor, x: Callable[[], Tensor], weight: Tensor, needs: Needs) -> Three:
@@ -225,7 +226,7 @@ class _Keep(torch.autograd.Function):
     @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         bits, weight = ctx.saved_tensors
-        with torch.autocast(grad.device.type, enabled=False):
+        with in_autocast(grad, None):
             grads = ctx.op.backward(
                 grad, lambda: unpack(bits, *ctx.x), cast(weight, ctx.dtype), ctx.needs_input_grad[3:]
             )
@@ -240,7 +241,15 @@ def recast(grads: Three, dtypes: tuple[torch.dtype | None, ...]) -> list[Tensor 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that autocast gives products on the device of ``x``; None where it is off."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    known = torch.amp.is_autocast_available(kind)  # false on the meta device
+    return torch.get_autocast_dtype(kind) if known and torch.is_autocast_enabled(kind) else None
+
+
+def in_autocast(x: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """An autocast region of ``dtype`` on the device of ``x``; None for one where autocast is off."""
+    kind = x.device.type
+    known = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, dtype, enabled=dtype is not None) if known else nullcontext()
 
 
 def cast(x: Any, dtype: torch.dtype | None) -> Any:

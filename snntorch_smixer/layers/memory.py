@@ -48,7 +48,8 @@ def has_hooks(module: nn.Module) -> bool:
     """True where something hooks into ``module``, or into every module of the process."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     everywhere = nn.modules.module
-    return any(getattr(module, kind) or getattr(everywhere, f"_global{kind}") for kind in kinds)
+    hooked = any(getattr(module, kind) or getattr(everywhere, f"_global{kind}") for kind in kinds)
+    return hooked or "forward" in vars(module)  # tools such as accelerate put another forward on one module
 
 
 class _Layer(Protocol):

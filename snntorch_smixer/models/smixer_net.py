@@ -81,7 +81,7 @@ class SMixerNet(Network):
 
     @memory.setter
     def memory(self, mode: str) -> None:
-        set_memory(self, mode)
+        set_memory(self, mode, chunks=self.stem.chunks)
 
     def live_config(self) -> SMixerConfig:
         """The configuration with the pruning settings of now."""

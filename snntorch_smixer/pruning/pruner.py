@@ -36,7 +36,8 @@ class DSTSPConfig:
         w_prime: how ``W_M`` meets the kept tokens. "gather": token i keeps row and column i, so ps may change at any
             time. "crop": tokens in SIV order against ``W_M[:N', :N']``. "shared": in training one random sorted set of
             N' rows and columns for the batch; at inference each token has its own row and column again.
-        spike_cap: spikes that each neuron behind the pruning may fire over the kept steps; None for no limit.
+        spike_cap: spikes that each neuron behind the pruning may fire over the kept steps; None for no limit. In
+            the stem it holds only where steps are dropped there, see ``place``.
         active: prune in "train", "eval", "both" or "never".
         place: where steps are dropped. "stem": behind the stem, as in the paper. "lif4" to "lif1": at that neuron
             inside the stem of a network of this package, by its spikes; what follows runs on the kept steps only, so

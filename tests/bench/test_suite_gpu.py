@@ -13,6 +13,7 @@ from torch import nn
 
 from snntorch_smixer.bench import suite_gpu
 from snntorch_smixer.bench.meter import CudaMeter, launch_calls, moved_bytes
+from snntorch_smixer.bench.pairs import paired
 from snntorch_smixer.bench.peak import Ledger
 from snntorch_smixer.bench.result import BenchResult
 from snntorch_smixer.bench.suite_gpu import How, gpu, measured
@@ -74,6 +75,8 @@ def test_each_case_has_a_row_with_every_number():
     assert rows["naive ps=0.3 t=1 eager"]["moved_mib"] < rows[NAIVE]["moved_mib"]
     assert rows[NAIVE]["peak_mib"] > rows["recompute ps=0.3 t=1 eager"]["peak_mib"] > 0
     assert result.command == "smixer bench gpu tiny --rounds 2"
+    given = measured({"tiny": (IMAGES, (4,))}, HostMeter(), replace(QUICK, batch=4))
+    assert given.command == "smixer bench gpu tiny --batch 4 --rounds 2"
     assert result.notes[-1] == "Nothing runs in the tier triton: Triton runs on CUDA devices, not on cpu."
 
 
@@ -104,6 +107,37 @@ def test_what_does_not_fit_has_no_numbers():
     rows = by_name(measured({"tiny": (IMAGES, (4,))}, meter, QUICK))
     assert rows["fused none eager"]["images_per_s"] == 4.0
     assert rows["fused none eager"]["ratio"] is rows["fused none eager"]["peak_share"] is None
+
+
+def test_a_group_that_does_not_fit_while_it_takes_turns_has_no_times(monkeypatch: pytest.MonkeyPatch):
+    groups = count()
+
+    def full(calls, **settings):
+        if next(groups) == 1:
+            next(iter(calls.values()))()
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return paired(calls, **settings)
+
+    monkeypatch.setattr(suite_gpu, "paired", full)
+    result = measured({"tiny": (IMAGES, (4, 2, 3))}, HostMeter(), QUICK)
+    times = {(row["batch"], row["ratio"], row["low"], row["images_per_s"]) for row in result.rows}
+    assert times == {(4, 1.0, 1.0, 4.0), (2, None, None, None), (3, 1.0, 1.0, 3.0)}
+    assert all(row["peak_mib"] > 0 and row["peak_share"] > 0 for row in result.rows)
+
+
+def test_gradients_do_not_stay_while_others_take_their_turns(monkeypatch: pytest.MonkeyPatch):
+    left: list[bool] = []
+
+    def watched(calls, **settings):
+        for call in calls.values():
+            call()
+            left.extend(p.grad is not None for run in calls.values() for p in run.__self__.model.parameters())
+        return paired(calls, **settings)
+
+    monkeypatch.setattr(suite_gpu, "paired", watched)
+    measured({"tiny": (IMAGES, (4,))}, HostMeter(), QUICK)
+    assert left
+    assert not any(left)
 
 
 class Peer(nn.Sequential):
@@ -161,7 +195,7 @@ def test_the_plan(monkeypatch: pytest.MonkeyPatch):
     sizes = [{name: batches for name, (_, batches) in plan.items()} for plan, _, _ in plans]
     assert sizes == [{"smixer-4-384": (64, 512), "smixer-8-768": (128,)}, {"tiny": (64,)}, {"smixer-4-384": (8,)}]
     assert plans[0][1] == torch.device("cuda", 0)
-    assert plans[2][2] == How(3, ("fp32", "bf16"), compiled=False, peers=False)
+    assert plans[2][2] == How(3, ("fp32", "bf16"), compiled=False, peers=False, batch=8)
     with pytest.raises(SettingError, match="dtype='fp64' is unknown"):
         gpu(dtypes=("fp64",))
 

@@ -40,6 +40,17 @@ def test_it_is_what_the_library_measures(smixer):
         assert row["images_per_s"] > 0
 
 
+def test_the_seed_is_zero_unless_it_is_given(smixer, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    real = bench.load_batch
+    monkeypatch.setattr(bench, "load_batch", lambda args, net: seen.append(real(args, net)[0]) or real(args, net))
+    words = ("bench", f"{__name__}:net", "--shape", "3,6", "--rounds", 1)
+    for seed in ((), ("--seed", 0), ("--seed", 1)):
+        smixer(*words, *seed)
+    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=0)
+    assert not torch.equal(seen[0], seen[2])
+
+
 def test_the_wrapped_twin(smixer, tmp_path: Path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(3, 1, 28, 28)))
     x = torch.from_numpy(np.load(tmp_path / "x.npy")).float()

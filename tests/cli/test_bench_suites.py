@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from snntorch_smixer.bench.result import BenchResult
 from snntorch_smixer.cli import bench_suites, printing
+from snntorch_smixer.cli.main import main
 
 
 @pytest.fixture
@@ -50,6 +52,43 @@ def test_what_is_written(smixer, recorded, tmp_path: Path):
     assert [row["ratio"] for row in json.loads(shown)["rows"]] == [0.5, 0.25]
     assert (tmp_path / "new" / "train_step.json").read_text() == shown
     assert (tmp_path / "new" / "train_step.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_folder_is_checked_before_anything_is_measured(smixer, recorded, tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    for folder, reason in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "below", "Not a directory")):
+        err = smixer("bench", "train_step", "--out", folder, code=2).err
+        assert f"bench train_step: --out {folder}: {reason}. Expected a folder that can be written." in err
+    assert recorded == []
+    smixer("bench", "train_step", "--out", tmp_path / "a" / "b")
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["train_step.json", "train_step.png"]
+
+
+def test_a_folder_without_the_right_to_write(smixer, recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(**where: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(where["dir"]))
+
+    monkeypatch.setattr(bench_suites.tempfile, "TemporaryFile", refuse)  # the rights of a folder do not stop root
+    assert f"--out {tmp_path}: Permission denied." in smixer("bench", "train_step", "--out", tmp_path, code=2).err
+    assert recorded == []
+
+
+def test_matplotlib_is_asked_for_before_anything_is_measured(smixer, recorded, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    assert "matplotlib" in smixer("bench", "train_step", "--out", tmp_path / "new", code=2).err
+    assert recorded == []
+    assert not (tmp_path / "new").exists()
+    smixer("bench", "train_step")
+    assert len(recorded) == 1, "without --out nothing is drawn"
+
+
+def test_what_cannot_be_written_is_printed(recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "train_step.json").mkdir()
+    assert main(["bench", "train_step", "--out", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert "train_step.json" in shown.err
+    assert "0.25" in shown.out
 
 
 def test_the_chart_shows_the_first_network_only(smixer, recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -127,6 +166,7 @@ def test_without_a_cuda_device(smixer):
         (("memory", "smixer-4-385"), "bench memory"),
         (("memory", "--rounds", 3), "bench memory: --rounds 3: nothing is timed."),
         (("memory", "--ps", 0.3), "bench memory: --ps is for models."),
+        (("memory", "--seed", 0), "bench memory: --seed is for models."),
         (("memory", "--place", "lif2"), "bench memory: --place is for models."),
         (("neuron", "--shape", "2,3"), "bench neuron: --shape is for models."),
         (("neuron", "smixer-4-384"), "bench neuron: got smixer-4-384, but it takes no networks."),

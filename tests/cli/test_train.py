@@ -8,6 +8,7 @@ import torch
 
 from snntorch_smixer import Card, from_pretrained
 from snntorch_smixer.cli import training
+from snntorch_smixer.kernels import triton_tools
 from snntorch_smixer.kernels.compiled import active
 from snntorch_smixer.memory import memory_of
 from snntorch_smixer.models.evaluate import evaluate
@@ -96,6 +97,14 @@ def test_the_memory_mode_and_the_tier(smixer, data: Path, recipe: Path, tmp_path
     assert "--memory" not in Card.load(tmp_path / "b").trains
 
 
+def test_a_tier_that_cannot_run_is_refused_before_the_data_is_opened(smixer, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(triton_tools, "why_not", lambda device: "there is no CUDA device")
+    monkeypatch.setattr(training, "open_data", lambda *args, **rest: pytest.fail("the data set was opened"))
+    err = smixer("train", NAME, "--data", "x", "--out", tmp_path / "out", "--impl", "triton", code=2).err
+    assert 'impl="triton" cannot run here: there is no CUDA device.' in err
+    assert active()["impl"] == "auto"
+
+
 def test_the_log_names_them(smixer, data: Path, recipe: Path, tmp_path: Path):
     words = ("--recipe", recipe, "--epochs", 1, "--memory", "reference")
     out = smixer("train", NAME, "--data", data, "--out", tmp_path / "out", *words).out
@@ -146,6 +155,8 @@ def test_bars_are_drawn_where_they_are_wanted(data: Path, recipe: Path, tmp_path
         ((NAME, "--device", "gpu"), "--device gpu: Expected one of cpu"),
         ((NAME, "--memory", "lean"), "--memory 'lean' is unknown. Choose from 'reference', 'fused', 'recompute'."),
         ((NAME, "--impl", "fast"), "--impl 'fast' is unknown. Choose from 'auto', 'eager', 'compile'"),
+        ((NAME, "--compile", "--memory", "fused"), "train: --compile with --memory fused: under torch.compile of the"),
+        ((NAME, "--compile", "--impl", "eager"), "train: --compile with --impl eager: under torch.compile of the"),
         ((NAME, "--dataset", "cifar-10"), "x/cifar-10-batches-bin/data_batch_1.bin"),
     ],
 )

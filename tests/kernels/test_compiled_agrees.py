@@ -8,10 +8,11 @@ import torch
 from snntorch import surrogate
 
 from snntorch_smixer.kernels import compiled, norm_fire_compiled
+from snntorch_smixer.kernels.batch_norm import NormCall, fold
 from snntorch_smixer.kernels.compiled import Tiered, active, use
 from snntorch_smixer.kernels.fire import Firing, fire
 from snntorch_smixer.kernels.lif import RESETS, lif
-from snntorch_smixer.kernels.norm_fire import NormCall, fold, norm_fire
+from snntorch_smixer.kernels.norm_fire import norm_fire
 from snntorch_smixer.surrogates import Dspike, picklable
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from snntorch import surrogate
 
+from snntorch_smixer.kernels.batch_norm import NormCall
 from snntorch_smixer.kernels.fire import Firing
-from snntorch_smixer.kernels.norm_fire import NormCall
 from snntorch_smixer.kernels.triton_tools import interpreted
 from snntorch_smixer.surrogates import DERIVATIVES, Dspike, picklable
 

@@ -185,7 +185,7 @@ def test_it_keeps_z_and_two_numbers_per_channel(saved_storages, steps: int, shap
     mine = {t.untyped_storage().data_ptr() for t in (*wanted_of(z, norm, neuron), *norm.buffers())}
     assert z.untyped_storage().data_ptr() in held
     extra = {at: size for at, size in held.items() if at not in mine}
-    assert list(extra.values()) == ([11 * 4, 11 * 4] if training else [])
+    assert list(extra.values()) == [11 * 4, 11 * 4]
 
 
 def test_only_what_needs_a_gradient_gets_one():

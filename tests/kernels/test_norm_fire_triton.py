@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from snntorch_smixer.kernels.batch_norm import NormCall, fold, renormalise
 from snntorch_smixer.kernels.bits import pack
 from snntorch_smixer.kernels.fire import Firing
 from snntorch_smixer.kernels.lif import RESETS, lif
-from snntorch_smixer.kernels.norm_fire import NormCall, fold, renormalise
 from snntorch_smixer.surrogates import Dspike
 from tests.kernels.on_triton import DEVICE, WHERE, error, rounding_to_bfloat16, there
 

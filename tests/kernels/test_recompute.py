@@ -224,7 +224,7 @@ def test_it_keeps_bits_and_two_numbers_per_channel(saved_storages, kind: str, tr
     extra = {at: size for at, size in held.items() if at not in mine}
     assert spikes.values.untyped_storage().data_ptr() not in held
     assert extra.pop(bits.data_ptr()) == bits.nbytes() == spikes.values.numel() // spikes.channels * 2
-    assert list(extra.values()) == ([13 * 4, 13 * 4] if training else [])
+    assert list(extra.values()) == [13 * 4, 13 * 4]
 
 
 def test_an_image_is_kept_as_it_is(saved_storages):

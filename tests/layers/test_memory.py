@@ -59,7 +59,7 @@ def test_every_layer_is_set(firing_net, mode):
     set_memory(net, mode, chunks=4)
     assert modes(net) == [(mode, 4)] * 5
     net.memory = mode
-    assert modes(net) == [(mode, 1)] * 5
+    assert modes(net) == [(mode, 4)] * 5
     assert net.memory == mode
 
 
