@@ -31,11 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--recipe", type=Path, help="default: recipe.toml of the model")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="train the whole model through torch.compile; without --memory and --impl",
-    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile the whole; not with --memory or --impl")
     parser.add_argument("--memory", choices=MODES, help="what is kept for the backward pass; default: fused")
     parser.add_argument("--impl", choices=IMPLS, default="auto", help="tier of the kernels; default: auto")
     add_device(parser)
