@@ -106,7 +106,7 @@ def _stem(config: SMixerConfig, steps: tuple[int, int], cut: int, frames: bool) 
     (height, width), total = config.img_size, 0
     for unit, stride in enumerate(config.strides):
         height, width = -(-height // stride), -(-width // stride)
-        seen = kept if cut and unit >= cut else all_steps
+        seen = kept if unit >= cut else all_steps
         seen = seen if unit or frames else 1
         total += seen * height * width * 9 * widths[unit] * widths[unit + 1]
     # One convolution whose kernel is its stride reads every pixel once.

@@ -30,13 +30,11 @@ def expected_bytes(config: NetworkConfig) -> dict[str, float]:
     net = outline(config)
     if config.T > MOST_STEPS or not any(isinstance(module, KeepsLess) for module in net.modules()):
         return {}
-    shape = (_BATCH, config.in_channels, *config.img_size)
-    frames = config.in_channels == 2  # events of two polarities come as frames, one for each step
     found = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
         net.to_empty(device="cpu")
-        x = torch.empty((config.T, *shape) if frames else shape)
+        x = torch.empty(config.input_shape(_BATCH))
         for mode in MODES:
             set_memory(net, mode)
-            found[mode] = saved_bytes(net, x, batch_axis=int(frames))
+            found[mode] = saved_bytes(net, x, batch_axis=int(config.takes_frames))
     return found

@@ -15,26 +15,26 @@ from snntorch_smixer.bench.meter import CudaMeter, Meter, moved_bytes
 from snntorch_smixer.bench.pairs import Timing, paired
 from snntorch_smixer.bench.peers import spikingjelly_peers
 from snntorch_smixer.bench.result import BenchResult, Value, device_name
-from snntorch_smixer.bench.suite_memory import PRUNED
-from snntorch_smixer.bench.variants import noise, variant
+from snntorch_smixer.bench.suite_memory import PRUNINGS
+from snntorch_smixer.bench.suite_paper import PUBLISHED
+from snntorch_smixer.bench.variants import MIB, network, noise, variant
 from snntorch_smixer.errors import SettingError, check_choice
 from snntorch_smixer.kernels.compiled import use
 from snntorch_smixer.kernels.triton_tools import why_not
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
-from snntorch_smixer.models.smixer_net import SMixerNet
 
 BATCHES: Mapping[str, tuple[int, ...]] = {"smixer-4-384": (64, 512), "smixer-8-768": (128,)}
 """The networks and batches that are measured by default: those of the paper's table, and a larger one."""
 
+_TOLD = {None if prune is None else prune.ps: text for prune, text in PRUNINGS}
 PAPER_MB: Mapping[tuple[Value, ...], float] = {
-    ("smixer-4-384", 64, "none"): 5329,
-    ("smixer-4-384", 64, "ps=0.3 t=1"): 2346,
-    ("smixer-8-768", 128, "none"): 17008,
-    ("smixer-8-768", 128, "ps=0.3 t=1"): 13002,
+    # Of the network with one step t = 1 drops nothing, so the share of the tokens tells which line it is.
+    (line.net, line.batch, _TOLD[ps]): line.memory_mb
+    for line, ps in ((line, None if line.prune is None else line.prune.ps) for line in PUBLISHED)
+    if ps in _TOLD
 }
 """The paper's training memory by network, batch and pruning."""
 
-_MIB = 2**20
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 _PEER = "spikformer_cifar10"
 _R11 = {"net": "smixer-4-384", "pruning": "none", "dtype": "bf16", "variant": "fused", "tier": "triton"}
@@ -162,9 +162,8 @@ def _cases(net: _Net, tiers: Sequence[str], how: How, device: torch.device) -> I
     """The naive twin in fp32 without pruning comes first, whatever the dtype of the others."""
     x, _ = noise(net.config, net.batch)
     x = x.to(device)
-    for prune, text in ((None, "none"), (PRUNED, "ps=0.3 t=1")):
-        torch.manual_seed(0)
-        model = SMixerNet(replace(net.config, prune=prune))
+    for prune, text in PRUNINGS:
+        model = network(replace(net.config, prune=prune))
         ways = [("naive", "eager"), ("snntorch_layers", "eager")]
         ways += [("snntorch_loop", "eager")] if prune is None else []  # shows one step at a time, so it cannot prune
         ways += [(way, tier) for tier in tiers for way in ("fused", "recompute")]
@@ -216,8 +215,8 @@ class _Run:
         try:
             peak = self._peak(meter)
             seen = self.case.key["tier"] in ("eager", "triton")
-            moved = moved_bytes(self) / _MIB / self.case.samples if seen else None
-            return {"peak_mib": peak / _MIB, "kernels": meter.launches(self), "moved_mib": moved}
+            moved = moved_bytes(self) / MIB / self.case.samples if seen else None
+            return {"peak_mib": peak / MIB, "kernels": meter.launches(self), "moved_mib": moved}
         except (RuntimeError, ImportError) as error:
             if not (self.is_peer or isinstance(error, torch.cuda.OutOfMemoryError)):
                 raise

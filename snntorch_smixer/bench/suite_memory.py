@@ -17,16 +17,16 @@ from snntorch_smixer.bench.peak import peak_bytes
 from snntorch_smixer.bench.peers import spikingjelly_peers
 from snntorch_smixer.bench.progress import Progress, silent
 from snntorch_smixer.bench.result import BenchResult, Value
-from snntorch_smixer.bench.variants import CHUNKS, VARIANTS, noise, variant
+from snntorch_smixer.bench.variants import CHUNKS, MIB, VARIANTS, network, noise, variant
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
-from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 
 NETS = ("smixer-4-384", "smixer-8-768", "smixer-2-256")
 PRUNED = DSTSPConfig(ps=0.3, t=1)
 """The pruning that the benchmarks compare with none: 30 % of the tokens dropped, one time step kept."""
+PRUNINGS = ((None, "none"), (PRUNED, "ps=0.3 t=1"))
+"""Both, and how a row tells them."""
 
-_MIB = 2**20
 _CIFAR = {"net": "smixer-4-384", "dtype": "fp32", "pruning": "none"}
 _CIFAR_PRUNED = {**_CIFAR, "pruning": "ps=0.3 t=1"}
 _CIFAR_BF16 = {**_CIFAR, "dtype": "bf16"}
@@ -82,7 +82,7 @@ def memory(
         _Case(name, text, dtype, how, replace(config, prune=prune))
         for name, config in configs.items()
         for dtype in dtypes
-        for prune, text in ((None, "none"), (PRUNED, "ps=0.3 t=1"))
+        for prune, text in PRUNINGS
         for how in variants
         # The loop of snnTorch shows the network one step at a time; pruning needs all of them.
         if prune is None or how != "snntorch_loop"
@@ -119,10 +119,7 @@ class _Case:
         return _measured((self.net, self.pruning, self.dtype, self.how), model, x, axis=axis)
 
 
-@functools.lru_cache(maxsize=1)
-def _network(config: SMixerConfig) -> SMixerNet:
-    torch.manual_seed(0)
-    return SMixerNet(config)
+_network = functools.lru_cache(maxsize=1)(network)
 
 
 def _measured(name: tuple[str, str, str, str], model: nn.Module, x: Tensor, *, axis: int = 0) -> dict[str, Value]:
@@ -136,9 +133,9 @@ def _measured(name: tuple[str, str, str, str], model: nn.Module, x: Tensor, *, a
         "pruning": pruning,
         "dtype": dtype,
         "variant": how,
-        "saved_mib": saved / _MIB,
+        "saved_mib": saved / MIB,
         "saved_share": None,
-        "peak_mib": peak / _MIB,
+        "peak_mib": peak / MIB,
         "kernels": kernel_launches(model, x, fake=True, autocast=autocast).total(),
     }
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from snntorch_smixer.bench.closed_form import closed_form_macs
 from snntorch_smixer.bench.macs import dense_macs
 from snntorch_smixer.bench.peak import peak_bytes
 from snntorch_smixer.bench.progress import Progress, silent
 from snntorch_smixer.bench.result import BenchResult, Value
-from snntorch_smixer.bench.variants import noise, variant
+from snntorch_smixer.bench.variants import MIB, network, noise, variant
 from snntorch_smixer.models.config import CONFIGS
-from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 
-_MIB = 2**20
 _VARIANTS = ("naive", "fused", "recompute")
 
 
@@ -78,14 +74,12 @@ def paper(*, progress: Progress = silent) -> BenchResult:
 
 def _row(line: _Published) -> dict[str, Value]:
     config = replace(CONFIGS[line.net], prune=line.prune)
-    torch.manual_seed(0)
-    net = SMixerNet(config)
+    net = network(config)
     # Bytes per sample hardly change with the batch, and smaller shapes are measured faster.
     x, _ = noise(config, 16)
     parameters = 4 * 4 * sum(p.numel() for p in net.parameters())
     memory: dict[str, Value] = {
-        f"{how}_mib": (peak_bytes(variant(net, how), x, fake=True) * line.batch + parameters) / _MIB
-        for how in _VARIANTS
+        f"{how}_mib": (peak_bytes(variant(net, how), x, fake=True) * line.batch + parameters) / MIB for how in _VARIANTS
     }
     return {
         "net": line.net,

@@ -18,13 +18,11 @@ from snntorch_smixer.bench.progress import Progress, silent
 from snntorch_smixer.bench.result import BenchResult, Value
 from snntorch_smixer.bench.suite_memory import PRUNED
 from snntorch_smixer.bench.suite_train_step import one_step, random_grad
-from snntorch_smixer.bench.variants import noise, variant
+from snntorch_smixer.bench.variants import MIB, network, noise, variant
 from snntorch_smixer.kernels.compiled import use
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
-from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.pruning.place import PLACES
 
-_MIB = 2**20
 _MEMORY_BATCH = 16
 _LIF2 = {"net": "smixer-4-384", "place": "lif2"}
 
@@ -72,7 +70,7 @@ def prune_place(
 def _rows(
     name: str, config: SMixerConfig, sizes: tuple[int, int], compiled: bool, progress: Progress
 ) -> list[dict[str, Value]]:
-    frames = config.in_channels == 2
+    frames = config.takes_frames
     places = {"none": config, **{place: replace(config, prune=replace(PRUNED, place=place)) for place in PLACES}}
     trained, ran = _times(places, sizes, "compile" if compiled else "eager", progress)
     base = closed_form_macs(config, frames=frames)
@@ -94,12 +92,12 @@ def _rows(
 
 
 def _bytes(config: SMixerConfig) -> dict[str, Value]:
-    x, axis = noise(config, _MEMORY_BATCH)
-    fused, recompute = (variant(SMixerNet(config), how) for how in ("fused", "recompute"))
+    (x, axis), net = noise(config, _MEMORY_BATCH), network(config)
+    fused, recompute = (variant(net, how) for how in ("fused", "recompute"))
     return {
-        "saved_mib": saved_bytes(fused, x, batch_axis=axis, fake=True) / _MIB,
-        "peak_mib": peak_bytes(fused, x, batch_axis=axis, fake=True) / _MIB,
-        "recompute_mib": saved_bytes(recompute, x, batch_axis=axis, fake=True) / _MIB,
+        "saved_mib": saved_bytes(fused, x, batch_axis=axis, fake=True) / MIB,
+        "peak_mib": peak_bytes(fused, x, batch_axis=axis, fake=True) / MIB,
+        "recompute_mib": saved_bytes(recompute, x, batch_axis=axis, fake=True) / MIB,
     }
 
 
@@ -109,7 +107,7 @@ def _times(
     batch, rounds = sizes
     config = places["none"]
     (x, _), grad = noise(config, batch), random_grad(config, batch)
-    nets = {place: _network(at) for place, at in places.items()}
+    nets = {place: network(at) for place, at in places.items()}
     models = {"naive": (variant(nets["none"], "naive"), "eager")}
     models |= {place: (variant(net, "fused"), tier) for place, net in nets.items()}
     train: dict[str, Callable[[], None]] = {
@@ -120,11 +118,6 @@ def _times(
         key: partial(_infer, model.eval(), x, how) for key, (model, how) in models.items()
     }
     return trained, paired(infer, rounds=rounds, warmup=2, progress=progress)
-
-
-def _network(config: SMixerConfig) -> SMixerNet:
-    torch.manual_seed(0)
-    return SMixerNet(config)
 
 
 def _infer(model: nn.Module, x: Tensor, tier: str) -> None:

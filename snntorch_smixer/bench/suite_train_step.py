@@ -14,11 +14,10 @@ from snntorch_smixer.bench.kernels import kernel_launches
 from snntorch_smixer.bench.pairs import Timing, paired
 from snntorch_smixer.bench.progress import Progress, silent
 from snntorch_smixer.bench.result import BenchResult, Value
-from snntorch_smixer.bench.suite_memory import PRUNED
-from snntorch_smixer.bench.variants import noise, variant
+from snntorch_smixer.bench.suite_memory import PRUNINGS
+from snntorch_smixer.bench.variants import network, noise, variant
 from snntorch_smixer.kernels.compiled import use
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
-from snntorch_smixer.models.smixer_net import SMixerNet
 
 _PLAIN = ("naive", "snntorch_layers", "reference")
 _LEAN = ("fused", "recompute")
@@ -79,9 +78,8 @@ def train_step(
 def _steps(config: SMixerConfig, batch: int, compiled: bool) -> dict[str, partial[None]]:
     (x, _), grad = noise(config, batch), random_grad(config, batch)
     calls: dict[str, partial[None]] = {}
-    for prune, text in ((None, "none"), (PRUNED, "ps=0.3 t=1")):
-        torch.manual_seed(0)
-        net = SMixerNet(replace(config, prune=prune)).train()
+    for prune, text in PRUNINGS:
+        net = network(replace(config, prune=prune)).train()
         for how in (*_PLAIN, *_LEAN):
             calls[f"{how}|{text}|eager"] = partial(one_step, variant(net, how).train(), x, grad, "eager")
         for how in _LEAN if compiled else ():

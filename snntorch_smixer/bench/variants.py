@@ -13,6 +13,8 @@ from snntorch_smixer.layers.memory import set_memory
 from snntorch_smixer.models.config import SMixerConfig
 from snntorch_smixer.models.smixer_net import SMixerNet
 
+MIB = 2**20
+
 CHUNKS = 16
 """Pieces of the batch of "recompute_chunks"."""
 
@@ -20,6 +22,12 @@ VARIANTS = ("naive", "snntorch_layers", "snntorch_loop", "reference", "fused", "
 """The plain loop of STMixer's authors, snnTorch layer by layer and step by step, and the modes of `set_memory`."""
 
 _TWINS = {"naive": naive_twin, "snntorch_layers": snntorch_layers, "snntorch_loop": snntorch_loop}
+
+
+def network(config: SMixerConfig) -> SMixerNet:
+    """The network of a configuration, with the random weights of seed 0."""
+    torch.manual_seed(0)
+    return SMixerNet(config)
 
 
 def variant(net: SMixerNet, how: str) -> nn.Module:
@@ -39,8 +47,5 @@ def variant(net: SMixerNet, how: str) -> nn.Module:
 
 def noise(config: SMixerConfig, batch: int) -> tuple[Tensor, int]:
     """A batch of noise that the network takes, images or event frames, and the axis that counts samples."""
-    shape = (batch, config.in_channels, *config.img_size)
     generator = torch.Generator().manual_seed(0)
-    if config.in_channels != 2:  # two channels are events of two polarities, one frame for each step
-        return torch.randn(shape, generator=generator), 0
-    return torch.randn(config.T, *shape, generator=generator), 1
+    return torch.randn(config.input_shape(batch), generator=generator), int(config.takes_frames)

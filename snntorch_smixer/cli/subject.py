@@ -103,18 +103,11 @@ def load_batch(args: argparse.Namespace, model: nn.Module) -> tuple[Tensor, str]
             raise SettingError(f"--shape {args.shape!r}: expected whole numbers as 4,3,32,32.")
         shape = tuple(map(int, sizes))
     elif isinstance(model, Network):
-        shape = noise_shape(model, args.batch)
+        shape = model.config.input_shape(args.batch)
     else:
         raise SettingError("smixer: no input. Pass --input batch.npy, or --shape for noise.")
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(args.seed))
     return noise, f"input: NOISE {tuple(shape)}"
-
-
-def noise_shape(net: Network, batch: int) -> tuple[int, ...]:
-    """Shape of a batch that ``net`` takes: images, or event frames with the steps first."""
-    c = net.config
-    shape = (batch, c.in_channels, *c.img_size)
-    return (c.T, *shape) if c.in_channels == 2 else shape
 
 
 def load_array(path: Path) -> np.ndarray:

@@ -13,7 +13,6 @@ from snntorch_smixer.cards.folder import check_file
 from snntorch_smixer.cards.upload import RECIPE
 from snntorch_smixer.cli.arguments import Commands, add_command, add_json, add_quiet
 from snntorch_smixer.cli.printing import print_json, progress
-from snntorch_smixer.cli.subject import noise_shape
 from snntorch_smixer.errors import CardError, SettingError, SMixerError
 from snntorch_smixer.models.architectures import shapes_of
 from snntorch_smixer.models.saving import Blueprint
@@ -108,7 +107,7 @@ def _of_card(card: Card, folder: Path) -> list[str]:
 def _run(folder: Path) -> None:
     net = from_pretrained(folder)
     with torch.no_grad():
-        out = net(torch.rand(noise_shape(net, 2)))
+        out = net(torch.rand(net.config.input_shape(2)))
     classes = net.config.num_classes or net.num_features
     if tuple(out.shape) != (2, classes) or not out.isfinite().all():
         raise CardError(

@@ -52,7 +52,8 @@ def fire_values(x: Tensor, neuron: Firing) -> Tensor:
 def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Backward of a function that has no second derivative: refuses ``create_graph=True``.
 
-    torch's ``once_differentiable`` lets it pass, with wrong results, where the incoming gradient is a constant.
+    torch's ``once_differentiable`` lets it pass, with wrong results, where the incoming gradient is a constant. Where
+    what comes behind has no gradient to give (None, not materialised), nothing gets one.
     """
 
     @functools.wraps(backward)
@@ -62,7 +63,7 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
                 "backward: got create_graph=True, but the fused and recomputing kernels have a first derivative only; "
                 'use the plain path for second derivatives, set_memory(net, "reference")'
             )
-        return backward(ctx, *grads)
+        return (None,) * len(ctx.needs_input_grad) if grads[0] is None else backward(ctx, *grads)
 
     return checked
 
@@ -188,7 +189,7 @@ def _fired(margin: Tensor) -> Tensor:
     return torch.lt(margin, 0, out=torch.empty_like(margin))
 
 
-_tiny = 5e-324
+_TINY = 5e-324
 
 
 def _silence(x: Tensor, margin: Tensor) -> Tensor:
@@ -196,7 +197,7 @@ def _silence(x: Tensor, margin: Tensor) -> Tensor:
     kept = torch.finfo(margin.dtype)
     # The operator keeps what lies above a bound: the largest number below zero. Where the processor takes numbers as
     # small as that for zero (torch.set_flush_denormal), margins are not as small either.
-    bound = -kept.smallest_normal * (kept.eps if _tiny > 0 else 1)
+    bound = -kept.smallest_normal * (kept.eps if _TINY > 0 else 1)
     return torch.ops.aten.threshold_backward.grad_input(x, margin, bound, grad_input=x)
 
 

@@ -81,9 +81,7 @@ class _NormFire(torch.autograd.Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if grad is None:  # what comes behind has no gradient to give
-            return (None,) * len(ctx.needs_input_grad)
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
         call, rule = ctx.setup
         z, weight, bias, beta, threshold, first, second = ctx.saved_tensors
         kept = weight, bias, first, second

@@ -14,7 +14,7 @@ from snntorch_smixer.errors import check_count
 from snntorch_smixer.kernels.batch_norm import begin_norm, check_norm, fold, normalise, renormalise
 from snntorch_smixer.kernels.bits import unpack
 from snntorch_smixer.kernels.fire import Firing, fire_forward, once
-from snntorch_smixer.kernels.norm_fire import norm_fire_backward, norm_fire_forward, show
+from snntorch_smixer.kernels.norm_fire import Fired, norm_fire_backward, norm_fire_forward, show
 from snntorch_smixer.kernels.pieces import fire_backward_in_pieces, fire_in_pieces, norm_backward_in_pieces, spans
 from snntorch_smixer.kernels.spike_linear import (
     Conv,
@@ -121,9 +121,6 @@ def _run(plan: _Plan, spikes: Spikes | Tensor, parameters: tuple[Tensor | None, 
     return Spikes.of(out, trusted=neuron.is_analytic, bits=packed)
 
 
-_Fired = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
-
-
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -144,9 +141,7 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if grad is None:  # what comes behind has no gradient to give
-            return (None,) * len(ctx.needs_input_grad)
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
         stored, weight, bias, *rest = ctx.saved_tensors
         plan, wanted = ctx.plan, ctx.needs_input_grad[2:]
         given = _Input(plan, stored, ctx.shape[-1] if ctx.packed else None, ctx.dtypes[1])
@@ -185,7 +180,7 @@ class _Input:
         return part.to(self.dtype) if self.channels is None else unpack(part, self.channels, self.dtype)
 
 
-def _fire(ctx: Any, z: Tensor, parameters: tuple[Tensor | None, ...]) -> _Fired:
+def _fire(ctx: Any, z: Tensor, parameters: tuple[Tensor | None, ...]) -> Fired:
     """Output of the unit, bits where they come for nothing, and the pair that BatchNorm's backward pass needs."""
     plan, neuron, weight, bias = ctx.plan, ctx.plan.neuron, parameters[0], parameters[1]
     _check(plan, z)
@@ -218,7 +213,7 @@ def _back_to_map(ctx: Any, z: Tensor, grad: Tensor, saved: list[Tensor]) -> tupl
     """Gradients of ``z``, of BatchNorm's weight and bias, and of the neuron's beta and threshold."""
     norm_weight, norm_bias, beta, threshold, first, second = saved
     plan, call, needs = ctx.plan, ctx.call, (True, *ctx.needs_input_grad[5:])
-    neuron = None if plan.neuron is None else Firing(beta, threshold, plan.neuron.spike_grad, plan.neuron.reset)
+    neuron = None if plan.neuron is None else Firing(beta, threshold, *plan.neuron.rule)
     if neuron is not None and call is not None and plan.chunks == 1:
         return norm_fire_backward(z, grad, (norm_weight, norm_bias, first, second), call, neuron, needs)
     by_beta = by_threshold = by_weight = by_bias = None

@@ -6,11 +6,10 @@ from torch import Tensor, nn
 
 from snntorch_smixer.kernels.spikes import Spikes
 from snntorch_smixer.layers.attention import SpikingSelfAttention
-from snntorch_smixer.layers.memory import fire_lean, has_hooks
+from snntorch_smixer.layers.memory import fire_lean, has_hooks, is_known
 from snntorch_smixer.layers.mixer import SpikingTokenMixer
 from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.unit import fire
-from snntorch_smixer.neurons import LIF
 from snntorch_smixer.selection import Selection
 
 
@@ -39,9 +38,9 @@ class EncodingBlock(nn.Module):
     def counted_spikes(self, x: Tensor) -> Tensor | Spikes:
         """`first_spikes` with their bits, on which SIV is counted, where the fused kernels serve the neuron."""
         neuron = self._first_neuron
-        if type(neuron) is LIF and neuron.step_mode == "m" and neuron.keeps_less() and not has_hooks(neuron):
-            return fire_lean(neuron, x)
-        return fire(neuron, x)
+        if neuron is None or not is_known(neuron) or has_hooks(neuron):
+            return fire(neuron, x)
+        return fire_lean(neuron, x)
 
     @property
     def _first_neuron(self) -> nn.Module | None:

@@ -32,9 +32,14 @@ def is_lean(layer: KeepsLess, units: Sequence[Unit], neurons: Sequence[nn.Module
     if layer.memory == "reference" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     inside = [unit.neuron for unit in units if unit.neuron is not None] + [n for n in neurons if n is not None]
-    known = all(type(n) is LIF and n.step_mode == "m" and n.keeps_less() for n in inside)
+    known = all(map(is_known, inside))
     parts = [part for unit in units for part in (unit, unit.linear, unit.norm)] + inside
     return known and all(_is_plain(unit) for unit in units) and not any(has_hooks(part) for part in parts)
+
+
+def is_known(neuron: nn.Module | None) -> bool:
+    """True for a neuron that the kernels can stand for."""
+    return type(neuron) is LIF and neuron.step_mode == "m" and neuron.keeps_less()
 
 
 def _is_plain(unit: Unit) -> bool:

@@ -38,6 +38,16 @@ class NetworkConfig:
     num_classes: int = 10
     T: int = 4
 
+    @property
+    def takes_frames(self) -> bool:
+        """True where the input is made up as event frames: two channels are the two polarities, one frame a step."""
+        return self.in_channels == 2
+
+    def input_shape(self, batch: int) -> tuple[int, ...]:
+        """Images ``(B, C, H, W)``, or event frames ``(T, B, C, H, W)`` where it `takes_frames`."""
+        shape = (batch, self.in_channels, *self.img_size)
+        return (self.T, *shape) if self.takes_frames else shape
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and nested tables, without the Nones: what a JSON or TOML file holds."""
         raw = dataclasses.asdict(self, dict_factory=lambda items: {k: v for k, v in items if v is not None})

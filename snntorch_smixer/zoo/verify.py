@@ -144,7 +144,7 @@ def _loaded(upstream: nn.Module, state: Mapping[str, Tensor], dropped: Sequence[
 def _random_images(config: NetworkConfig, batch: int = 4) -> Tensor:
     """Coarse blobs under noise, other ones in each image; frames for a network that reads events."""
     draw = torch.Generator().manual_seed(0)
-    events = isinstance(config, SMixerConfig) and config.in_channels == 2
+    events = isinstance(config, SMixerConfig) and config.takes_frames
     images = batch * (config.T if events else 1)
     coarse = torch.randn(images, config.in_channels, 4, 4, generator=draw)
     noise = torch.randn(images, config.in_channels, *config.img_size, generator=draw)

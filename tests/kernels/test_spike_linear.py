@@ -12,6 +12,7 @@ from snntorch_smixer.kernels.spike_linear import spike_conv2d, spike_linear, spi
 from snntorch_smixer.kernels.spikes import Spikes
 from snntorch_smixer.layers.mixer import mix_tokens
 from snntorch_smixer.selection import W_PRIMES, Selection
+from tests.kernels.test_recompute import error, gradients
 
 HALVES = [torch.bfloat16, torch.float16]
 CONVS = [
@@ -25,16 +26,6 @@ CONVS = [
 def make(*shape: int, dtype: torch.dtype = torch.float32) -> Spikes:
     """Spikes that need a gradient, at a rate of 0.3."""
     return Spikes.of((torch.rand(shape) < 0.3).to(dtype).requires_grad_())
-
-
-def gradients(out: Tensor, of: list[Tensor]) -> tuple[Tensor, ...]:
-    torch.manual_seed(7)
-    return torch.autograd.grad((out * torch.randn(out.shape).to(out.dtype)).sum(), of)
-
-
-def error(got: Tensor, wanted: Tensor) -> float:
-    scale = wanted.double().abs().max().item()
-    return (got.double() - wanted.double()).abs().max().item() / scale if scale else got.double().abs().max().item()
 
 
 def compare(got: Tensor, wanted: Tensor, of: list[Tensor], tolerance: float = 1e-5) -> None:
