@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +16,37 @@ def reset(net: nn.Module) -> None:
     """Put every spiking neuron of ``net`` at rest, at any depth, and touch no other model.
 
     Works for every snnTorch neuron that has ``reset_mem``. Multi-step neurons keep no state, so nothing changes there.
+
+    Examples:
+        >>> import snntorch as snn, torch
+        >>> from torch import nn
+        >>> from snntorch_smixer import reset
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.Sequential(snn.Leaky(0.9, init_hidden=True)))
+        >>> _ = net(torch.rand(2, 4))
+        >>> reset(net)  # a new sequence
     """
     for module in net.modules():
         if isinstance(module, snn.SpikingNeuron) and hasattr(module, "reset_mem"):
             module.reset_mem()
+
+
+RESETS = ("reset", "reset_mem", "n_reset", "reset_state", "reset_states", "reset_hidden")
+"""What libraries call the method that puts a neuron into its initial state; the first that a module has is called."""
+
+
+def reset_all(net: nn.Module) -> None:
+    """Reset every module of ``net`` that has a reset without arguments, of whatever library, ``net`` itself too."""
+    for module in net.modules():
+        # snnTorch's neurons keep a tensor under the name "reset".
+        found = (getattr(module, name, None) for name in RESETS)
+        method = next((one for one in found if callable(one) and _needs_nothing(one)), None)
+        if method is not None:
+            method()
+
+
+def _needs_nothing(method: Callable[..., Any]) -> bool:
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(p.default is not p.empty or p.kind in kinds for p in inspect.signature(method).parameters.values())
 
 
 def join_instances(neuron: snn.SpikingNeuron) -> None:

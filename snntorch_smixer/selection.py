@@ -24,6 +24,14 @@ class Selection:
         rows: ``(N',)`` rows and columns of ``W_M`` drawn for the whole batch (``w_prime="shared"`` in training).
         fused: True when one extra token, the last, stands for all dropped ones (``merge="fuse"``).
         spike_cap: spikes that a neuron may fire over the kept steps, or None for no limit.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import dstsp
+        >>> spikes = torch.tensor([[[1.0, 0, 1]], [[1, 1, 1]]]).transpose(1, 2).unsqueeze(1)  # (T, B, N, C)
+        >>> pruned, kept = dstsp.DSTSP(dstsp.DSTSPConfig(ps=0.34, t=1))(spikes, spikes)
+        >>> kept.steps, kept.keep_mask()
+        (tensor([[1]]), tensor([[ True,  True, False]]))
     """
 
     steps: Tensor

@@ -91,4 +91,6 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def join_heads(x: Tensor, like: Tensor) -> Tensor:
     """``(M, h*N, C/h)`` to ``(..., N, C)`` with the leading axes and channels of ``like``: undoes `split_heads`."""
     c = like.shape[-1]
-    return x.unflatten(1, (c // x.shape[-1], -1)).transpose(1, 2).reshape(*like.shape[:-2], -1, c)
+    heads = c // x.shape[-1]
+    # No -1 in the shape: of an empty batch it could be any number.
+    return x.unflatten(1, (heads, -1)).transpose(1, 2).reshape(*like.shape[:-2], x.shape[1] // heads, c)

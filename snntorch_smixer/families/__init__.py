@@ -31,6 +31,20 @@ def register(family: Family) -> Family:
 
     Raises:
         FamilyError: it lacks a name or one of the methods, or the name is taken.
+
+    Examples:
+        >>> from snntorch_smixer import dstsp
+        >>> class Mine:
+        ...     name = "mine"
+        ...     def missing(self, model):  # empty for a model of this family
+        ...         return [] if hasattr(model, "rungs") else ["rungs, a list of blocks"]
+        ...     def sites(self, model):
+        ...         return dstsp.Sites(tuple(f"rungs.{i}" for i in range(len(model.rungs))))
+        ...     def stored_steps(self, model):
+        ...         return []
+        >>> dstsp.register(Mine()).name
+        'mine'
+        >>> del dstsp.FAMILIES[0]
     """
     absent = [n for n in ("name", "missing", "sites", "stored_steps") if not hasattr(family, n)]
     if absent or isinstance(family, type):
@@ -47,6 +61,8 @@ def detect(model: nn.Module) -> Family | None:
     return next((family for family in FAMILIES if not family.missing(model)), None)
 
 
-def nearest(model: nn.Module) -> tuple[Family, list[str]]:
-    """The family that ``model`` lacks least of, and what it lacks."""
-    return min(((family, family.missing(model)) for family in FAMILIES), key=lambda found: len(found[1]))
+def nearest(model: nn.Module) -> tuple[Family, list[str]] | None:
+    """The family of which ``model`` lacks one thing and has others, and what it lacks; None where none is near."""
+    nothing = nn.Module()
+    found = ((family, family.missing(model)) for family in FAMILIES)
+    return next(((f, lacks) for f, lacks in found if len(lacks) == 1 and lacks != f.missing(nothing)), None)

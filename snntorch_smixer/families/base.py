@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
+
+IN_FRONT = "in front of the place where tokens are dropped"
+"""A reason for `Sites.left`."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,12 @@ class Sites:
         tokens: N in front of ``blocks``, None where the model does not tell.
         steps: T, None where the model does not tell.
         virtual_steps: True where there is no time axis and T counts the levels of integer neurons.
+        left: parts with neurons that are not pruned, and why; the plan says so.
+
+    Examples:
+        >>> from snntorch_smixer import dstsp
+        >>> dstsp.Sites(blocks=("blocks.0", "blocks.1")).blocks
+        ('blocks.0', 'blocks.1')
     """
 
     blocks: tuple[str, ...]
@@ -28,10 +37,17 @@ class Sites:
     tokens: int | None = None
     steps: int | None = None
     virtual_steps: bool = False
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 class Family(Protocol):
-    """A kind of model, recognised by its parts."""
+    """A kind of model, recognised by its parts.
+
+    Examples:
+        >>> from snntorch_smixer import dstsp
+        >>> "spikformer" in {family.name for family in dstsp.FAMILIES}
+        True
+    """
 
     name: str
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from snntorch_smixer.families.base import Sites, children_of, lacks, spatial_parts, whole_number
+from snntorch_smixer.families.base import IN_FRONT, Sites, children_of, lacks, spatial_parts, whole_number
 
 
 class QKFormerFamily:
@@ -31,6 +31,7 @@ class QKFormerFamily:
             time=next(iter(children_of(model, "stage1")), None),
             keeps_grid=any(True for _ in spatial_parts(parts)),
             steps=whole_number(model, "T"),
+            left={f"stage{i}": IN_FRONT for i in range(1, last) if children_of(model, f"stage{i}")},
         )
 
     def stored_steps(self, model: nn.Module) -> list[str]:  # noqa: ARG002

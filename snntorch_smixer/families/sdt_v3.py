@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
-from snntorch_smixer.families.base import Sites, children_of, lacks, spatial_parts, whole_number
+from snntorch_smixer.families.base import IN_FRONT, Sites, children_of, lacks, spatial_parts, whole_number
 
 
 class SDTV2Family:
@@ -27,7 +29,8 @@ class SDTV2Family:
         behind = [model.get_submodule(path) for path in blocks]
         behind += [m for m in (getattr(model, "downsample4", None),) if isinstance(m, nn.Module)]
         spatial = any(True for part in behind for _ in spatial_parts(part.modules()))
-        return Sites(blocks, keeps_grid=spatial, steps=whole_number(model, "T"))
+        left = dict.fromkeys((n for n, _ in model.named_children() if n.startswith("ConvBlock")), IN_FRONT)
+        return Sites(blocks, keeps_grid=spatial, steps=whole_number(model, "T"), left=left)
 
     def stored_steps(self, model: nn.Module) -> list[str]:  # noqa: ARG002
         """None: T is read off the tensors."""
@@ -50,8 +53,7 @@ class SDTV3Family(SDTV2Family):
 
     def sites(self, model: nn.Module) -> Sites:
         """As in version 2, with levels for steps."""
-        sites = super().sites(model)
-        return Sites(sites.blocks, keeps_grid=sites.keeps_grid, steps=None, virtual_steps=True)
+        return replace(super().sites(model), steps=None, virtual_steps=True)
 
 
 def _integer_neurons(model: nn.Module) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from snntorch_smixer.families.base import Sites, whole_number
@@ -28,10 +30,26 @@ class SpikeYOLOFamily:
     def sites(self, model: nn.Module) -> Sites:
         """The residual convolution blocks; layer 1 is the first that has spikes behind it."""
         layers: nn.Sequential = model.model  # type: ignore[assignment]
-        blocks = tuple(f"model.{i}" for i, layer in enumerate(layers) if hasattr(layer, "Conv"))
+        parts = list(_parts("model", layers))
+        blocks = tuple(path for path, part in parts if hasattr(part, "Conv"))
+        why = "no residual block, so dropped tokens have no value to keep there"
+        left = {
+            path: why
+            for path, part in parts
+            if path not in blocks and any(hasattr(m, "qtrick") for m in part.modules())
+        }
         steps = whole_number(layers[0], "T") or 1
-        return Sites(blocks, keeps_grid=True, steps=steps, virtual_steps=steps == 1)
+        return Sites(blocks, keeps_grid=True, steps=steps, virtual_steps=steps == 1, left=left)
 
     def stored_steps(self, model: nn.Module) -> list[str]:  # noqa: ARG002
         """None: T is read off the tensors."""
         return []
+
+
+def _parts(path: str, layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Layers by dotted name, those of a Sequential each: a block that is repeated is one."""
+    if not isinstance(layer, nn.Sequential):
+        yield path, layer
+        return
+    for name, inner in layer.named_children():
+        yield from _parts(f"{path}.{name}", inner)

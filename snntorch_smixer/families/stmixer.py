@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from snntorch_smixer.families.base import Sites, children_of, lacks, stored_in, whole_number
+from snntorch_smixer.families.base import Sites, children_of, lacks, whole_number
 
 
 class STMixerFamily:
@@ -31,5 +31,12 @@ class STMixerFamily:
         return Sites(blocks, tokens=tokens, steps=whole_number(model, "T"))
 
     def stored_steps(self, model: nn.Module) -> list[str]:
-        """T of the neurons in the blocks, and of the root, which the head reads."""
-        return stored_in(model, children_of(model, "block"), "T")
+        """T of the root, and of whatever reads the stream behind the stem: blocks, heads, surrogate modules."""
+        steps = whole_number(model, "T")
+        return [
+            f"{path}.{name}" if path else name
+            for path, module in model.named_modules()
+            if path.partition(".")[0] not in ("expand", "patch_embd")
+            for name, value in vars(module).items()
+            if type(value) is int and value == steps and (name == "T" or name.endswith("_T"))
+        ]

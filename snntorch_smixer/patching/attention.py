@@ -5,38 +5,64 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from snntorch_smixer.errors import FamilyError
+from snntorch_smixer.patching.judge import PlacesError, refuse_masks, why_none
 from snntorch_smixer.patching.products import (
     INDEXING,
     Attention,
     Sizes,
+    describe,
     is_activation,
     operation,
-    quadratic,
+    pairs,
     sized_layout,
 )
 from snntorch_smixer.patching.trace import VALUE
 
 
-def find_attention(graph: fx.Graph, sizes: Sizes, heads: int | None = None) -> Attention | None:
-    """The attention in ``graph``, or None.
+def find_attention(
+    graph: fx.Graph, sizes: Sizes, module: nn.Module, heads: int | None = None
+) -> tuple[Attention | None, str]:
+    """The attention in ``graph`` or None, and why other chained products in it are none.
 
     Args:
         graph: from `trace`.
         sizes: of the input that was traced.
+        module: what was traced.
         heads: h where the axes do not show it.
 
     Raises:
+        PlacesError: its tokens are tied to their places.
         FamilyError: there are several, or its axes cannot be told apart.
     """
-    found = list(quadratic(graph, sizes))
-    if not found:
-        return _linear(graph, sizes, heads or 1)
+    _refuse_masked_call(graph)
+    judged = [(pair, why_none(pair, sizes, module)) for pair in pairs(graph)]
+    found = [pair for pair, reason in judged if not reason]
+    if sizes.t is not None and found and len(found) % sizes.t == 0:
+        raise FamilyError(
+            "wrap: it loops over its time steps and attends in each, which is not followed yet. Give all steps to one "
+            "product, or pass swap=False."
+        )
     if len(found) > 1:
         raise FamilyError(f"wrap: found {len(found)} attentions in one forward, expected one. Pass swap=False.")
-    return found[0]
+    used = [node for pair in found for node in (pair.first, pair.second)]
+    others = [reason for pair, reason in judged if reason and not {pair.first, pair.second} & set(used)]
+    other = "; ".join(dict.fromkeys(others))
+    if not found:
+        return (None if judged else _linear(graph, sizes, heads or 1)), other
+    refuse_masks(found[0], sizes)
+    return describe(found[0], sizes), other
+
+
+def _refuse_masked_call(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if operation(node) == "scaled_dot_product_attention":
+            given = dict(zip(("attn_mask", "dropout_p", "is_causal"), node.args[3:], strict=False)) | node.kwargs
+            if given.get("attn_mask") is not None or given.get("is_causal"):
+                causal = bool(given.get("is_causal"))
+                raise PlacesError("its scaled_dot_product_attention has a mask", causal=causal)
 
 
 def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from snntorch_smixer.patching.observe import Call, Observation
+from snntorch_smixer.patching.observe import Call, Observation, reset_copy
 
 
 def without_weights(block: nn.Module) -> nn.Module:
@@ -25,12 +25,9 @@ def is_neuron(module: nn.Module, x: Tensor) -> bool:
     """True when ``module`` turns any numbers into a few non-negative levels of the same shape, and has no weights."""
     if any(p.dim() > 1 for p in module.parameters()) or any(isinstance(m, _BatchNorm) for m in module.modules()):
         return False
-    twin = copy.deepcopy(module)
-    reset = getattr(twin, "reset", None)
     try:
+        twin = reset_copy(module).train(module.training)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            if callable(reset):
-                reset()
             torch.manual_seed(0)
             out = twin(torch.rand_like(x) * 8 - 2)
     except Exception:  # noqa: BLE001 - foreign code that is no neuron may raise anything
@@ -60,8 +57,8 @@ def levels_of(module: nn.Module) -> tuple[float, int] | None:
     """(output of one spike, most spikes) of an integer neuron without children or weights, None for all else."""
     if any(True for _ in module.children()) or any(True for _ in module.parameters()):
         return None
-    twin = copy.deepcopy(module).eval()
     try:
+        twin = reset_copy(module)
         with torch.no_grad():
             out = twin(torch.linspace(-2, 40, 4201))
     except Exception:  # noqa: BLE001 - foreign code that is no neuron may raise anything

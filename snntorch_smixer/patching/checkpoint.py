@@ -27,6 +27,18 @@ def to_wrapped(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
     Raises:
         FamilyError: something in ``model`` that is no ``W_M`` has nothing of its shape in ``state``; the first are
             named.
+
+    Examples:
+        >>> import torch
+        >>> from spikingjelly.activation_based.model.spikformer import Spikformer
+        >>> from snntorch_smixer import dstsp
+        >>> sizes = {"img_size_h": 16, "img_size_w": 16, "patch_size": 4, "embed_dims": 32, "num_heads": 2, "depths": 1}
+        >>> net = Spikformer(T=2, **sizes)
+        >>> plain = net.state_dict()
+        >>> net = dstsp.wrap(net, ps=0, t=None, example_input=torch.rand(1, 3, 16, 16))
+        >>> state = dstsp.to_wrapped(plain, net)
+        >>> sorted(state) == sorted(net.state_dict())
+        True
     """
     mine, fresh = model.state_dict(), set()
     found = {name: state[name] for name in mine if name in state and state[name].shape == mine[name].shape}
@@ -60,6 +72,18 @@ def to_unwrapped(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 
     Raises:
         FamilyError: ``state`` lacks something of ``model``; the first are named.
+
+    Examples:
+        >>> import torch
+        >>> from spikingjelly.activation_based.model.spikformer import Spikformer
+        >>> from snntorch_smixer import dstsp
+        >>> sizes = {"img_size_h": 16, "img_size_w": 16, "patch_size": 4, "embed_dims": 32, "num_heads": 2, "depths": 1}
+        >>> net = Spikformer(T=2, **sizes)
+        >>> plain = net.state_dict()
+        >>> net = dstsp.wrap(net, ps=0, t=None, example_input=torch.rand(1, 3, 16, 16))
+        >>> state = dstsp.to_unwrapped(net.state_dict(), net)
+        >>> sorted(state) == sorted(plain)
+        True
     """
     absent = [name for name in model.state_dict() if name not in state]
     if absent:
@@ -100,7 +124,14 @@ def _shared_names(path: str, stand_in: InPlaceOf) -> dict[str, str]:
 
 
 def _w_m(path: str, state: Mapping[str, Tensor]) -> str:
-    return next(name for name in (f"{path}.mixer.w_m.weight", f"{path}.w_m.weight") if name in state)
+    names = (f"{path}.mixer.w_m.weight", f"{path}.w_m.weight")
+    found = next((name for name in names if name in state), None)
+    if found is None:
+        raise FamilyError(
+            f"state dict: w_m of {path} is not there as {names[0]}: an adapter or a parametrization holds it. Merge or "
+            "remove that first."
+        )
+    return found
 
 
 def _stacked(state: Mapping[str, Tensor], path: str, part: Matrices, like: Tensor) -> Tensor:

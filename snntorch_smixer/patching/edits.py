@@ -10,10 +10,13 @@ from torch import nn
 
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching import hooks
-from snntorch_smixer.patching.modules import Current, WrappedDSTSP
+from snntorch_smixer.patching.modules import Current, StoredSteps, WrappedDSTSP
 from snntorch_smixer.patching.reader import Reader
 from snntorch_smixer.patching.standins import InPlaceOf
 from snntorch_smixer.patching.swap import Swap, build
+
+LATER = "made at the first forward"
+"""In the line of a swap: the size of a ``W_M`` whose number of tokens is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +25,7 @@ class Context:
 
     dstsp: WrappedDSTSP
     current: Current
-    stored: hooks.StoredSteps
+    stored: StoredSteps
 
 
 class Edit(Protocol):
@@ -52,7 +55,7 @@ class SwapEdit:
         s = self.swap
         if s.kind == "as_is":
             return f"{self.path}: kept, and its output gets the shape of its input"
-        size = "made at the first forward" if self.tokens is None else f"{self.tokens} x {self.tokens // s.stride}"
+        size = LATER if self.tokens is None else f"{self.tokens} x {self.tokens // s.stride}"
         whole = f"; the fused projection stays whole: {s.kept_whole}" if s.kept_whole else ""
         what = {"ssa": "Q K^T V", "linear": "linear attention", "mixer": "its own matrices"}[s.kind]
         return f"{self.path}: {what} -> W_M, {s.heads} heads, {size}, {-s.dropped:+,} parameters otherwise{whole}"
@@ -67,6 +70,24 @@ class SwapEdit:
         if self.swap.kind == "as_is":
             return 0
         return None if self.tokens is None else self.swap.heads * self.tokens**2 // self.swap.stride
+
+
+@dataclass(frozen=True, eq=False)
+class WholeGridEdit:
+    """Let matrices over all tokens, which are not swapped, act on the kept ones."""
+
+    path: str
+    layout: str
+
+    def describe(self) -> str:
+        """What stays."""
+        return f"{self.path}: its own matrices stay, and act on the kept tokens"
+
+    def apply(self, model: nn.Module, context: Context) -> None:
+        """Put the hooks on."""
+        module, hook = model.get_submodule(self.path), hooks.OnWholeGrid(context.current, Layout(self.layout))
+        module.register_forward_pre_hook(hook)
+        module.register_forward_hook(hook)
 
 
 @dataclass(frozen=True, eq=False)

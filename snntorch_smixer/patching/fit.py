@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import FamilyError, SettingError
-from snntorch_smixer.layers.mixer import matrix
+from snntorch_smixer.layers.mixer import is_plain, matrix
 from snntorch_smixer.layouts import Layout
-from snntorch_smixer.patching.modules import TokenMixing, WrappedDSTSP
+from snntorch_smixer.modes import undisturbed
+from snntorch_smixer.patching.modules import LazyTokenMatrix, TokenMixing, WrappedDSTSP
 from snntorch_smixer.patching.observe import first_tensor
 from snntorch_smixer.patching.standins import InPlaceOf, SwappedAttention, Tap
+from snntorch_smixer.patching.state import restored
+from snntorch_smixer.rest import reset_all
 
 
 def ridge(gram: Tensor, cross: Tensor, strength: float = 1e-3) -> Tensor:
@@ -77,72 +80,101 @@ def fit(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     Raises:
         FamilyError: the model is not wrapped, or nothing was swapped.
         SettingError: there is no batch. The model is as before.
+
+    Examples:
+        >>> import torch
+        >>> from spikingjelly.activation_based.model.spikformer import Spikformer
+        >>> from snntorch_smixer import dstsp
+        >>> sizes = {"img_size_h": 16, "img_size_w": 16, "patch_size": 4, "embed_dims": 32, "num_heads": 2, "depths": 1}
+        >>> net = dstsp.wrap(Spikformer(T=2, **sizes), ps=0, t=None)
+        >>> net = dstsp.fit(net, [torch.rand(4, 3, 16, 16)])  # unlabelled batches
     """
     if not isinstance(getattr(model, "dstsp", None), WrappedDSTSP):
         raise FamilyError(f"fit: this {type(model).__name__} is not wrapped. Call dstsp.wrap(model) first.")
     swapped = [m for m in model.modules() if isinstance(m, InPlaceOf) and m.removed.tap is not None]
     if not swapped:
-        raise FamilyError("fit: no attention was swapped, so there is no W_M to fit. Wrap with swap=True or 'all'.")
+        raise FamilyError(_nothing_to_fit(model))
+    taken = next(
+        (m for m in swapped if not isinstance(w_m := _holder(m).w_m, LazyTokenMatrix) and not is_plain(w_m)), None
+    )
+    if taken is not None:
+        raise FamilyError(
+            f"fit: w_m of a {type(taken.removed.module).__name__} is a {type(_holder(taken).w_m).__name__}, whose "
+            "weight fit cannot write. Fit first, then put adapters or parametrizations on."
+        )
+    with undisturbed():
+        weights = _fitted(model, swapped, batches)
+        _write(swapped, weights)
+    return model
+
+
+def _nothing_to_fit(model: nn.Module) -> str:
+    if any(isinstance(m, InPlaceOf) and m.has_w_m for m in model.modules()):
+        return "fit: every W_M holds the model's own matrices already, so there is nothing to fit. Leave fit out."
+    return "fit: no attention was swapped, so there is no W_M to fit. Wrap with swap=True or 'all'."
+
+
+def _fitted(model: nn.Module, swapped: list[InPlaceOf], batches: Iterable[Any]) -> list[Tensor | None]:
+    """The matrix for each swapped attention, None where it was never called; the model is as before."""
     count = 0
     with _teaching(model, swapped) as taps:
         for batch in batches:
-            reset_all(model)
+            for part in (model, *(module.removed.module for module in swapped)):
+                reset_all(part)
             model(_input(batch, model))
             count += 1
     if not count:
         raise SettingError("fit: got no batch to calibrate on. Pass a loader with at least one.")
-    for module, tap in zip(swapped, taps, strict=True):
-        _write(module, tap)
-    reset_all(model)
-    return model
+    return [
+        None if isinstance(tap.gram, float) or isinstance(tap.cross, float) else ridge(tap.gram, tap.cross)
+        for tap in taps
+    ]
 
 
-def _write(module: InPlaceOf, tap: Statistics) -> None:
-    if isinstance(tap.gram, float) or isinstance(tap.cross, float):
-        return  # never called
-    weight = ridge(tap.gram, tap.cross)
-    holder: Any = module.mixer if isinstance(module, SwappedAttention) else module
-    if isinstance(holder, TokenMixing):
-        holder.materialize(weight.shape[1], tap.gram.device)
-    matrix(holder.w_m).copy_(weight)
+def _write(swapped: list[InPlaceOf], weights: list[Tensor | None]) -> None:
+    """Put the matrices in: all of them, or none where Ctrl-C comes in between."""
+    pairs = [(_holder(module), weight) for module, weight in zip(swapped, weights, strict=True) if weight is not None]
+    before: list[tuple[Tensor, Tensor]] = []
+    try:
+        for holder, weight in pairs:
+            if isinstance(holder, TokenMixing):
+                holder.materialize(weight.shape[1], weight.device)
+            before.append((holder.w_m.weight, holder.w_m.weight.clone()))
+            matrix(holder.w_m).copy_(weight)
+    except BaseException:
+        for parameter, value in before:
+            parameter.copy_(value)
+        raise
+
+
+def _holder(module: InPlaceOf) -> Any:
+    """What has ``w_m`` and ``heads``."""
+    return module.mixer if isinstance(module, SwappedAttention) else module
 
 
 @contextmanager
 def _teaching(model: nn.Module, swapped: list[InPlaceOf]) -> Iterator[list[Statistics]]:
-    """Let the original attentions run, unpruned, each with its statistics."""
-    dstsp, modes = model.dstsp, [(m, m.training) for m in model.modules()]
-    settings = dstsp.settings  # type: ignore[union-attr]
-    taps = []
-    try:
+    """Let the original attentions run, unpruned, each with its statistics; then the model and its state are as before.
+
+    Neurons are shared with the originals, which are no part of the model.
+    """
+    dstsp, originals = model.dstsp, [module.removed.module for module in swapped]
+    with restored(model, *originals) as before:
+        before.set_aside()
         model.eval()
         dstsp.active = "never"  # type: ignore[union-attr]
-        for module in swapped:
-            holder: Any = module.mixer if isinstance(module, SwappedAttention) else module
-            taps.append(module.removed.start_teaching(Statistics, holder.heads))
-        yield taps
-    finally:
-        dstsp.settings = settings  # type: ignore[union-attr]
-        for module in swapped:
-            module.removed.stop_teaching()
-        for part, training in modes:
-            part.training = training
-        reset_all(model)  # a batch that failed leaves membranes
+        try:
+            yield [module.removed.start_teaching(Statistics, _holder(module).heads) for module in swapped]
+        finally:
+            for module in swapped:
+                module.removed.teaching = False
 
 
 def _input(batch: Any, model: nn.Module) -> Tensor:
     x = first_tensor(batch)
     if x is None:
         raise SettingError(f"fit: found no tensor in a batch of type {type(batch).__name__}. Pass inputs or tuples.")
+    if not x.numel():
+        raise SettingError(f"fit: got an empty batch of shape {tuple(x.shape)}. Pass batches with at least one sample.")
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     return x if weight is None else x.to(weight.device, weight.dtype if x.is_floating_point() else x.dtype)
-
-
-def reset_all(model: nn.Module) -> None:
-    """Put every neuron at rest, of snnTorch and of libraries whose neurons have ``reset``, removed ones too."""
-    modules = [*model.modules()]
-    modules += [n for m in modules if isinstance(m, InPlaceOf) for n in m.removed.module.modules()]
-    for module in modules:
-        for name in ("reset", "reset_mem"):
-            if module is not model and callable(getattr(module, name, None)):
-                getattr(module, name)()
-                break

@@ -1,16 +1,17 @@
-"""Hooks that prune inside a foreign model. Each is a small picklable object; `unwrap` finds them by their class."""
+"""Hooks that prune inside a third-party model. Each is a small picklable object; `unwrap` finds them by their class."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import LayoutError
-from snntorch_smixer.kernels.token_mix import expand_to_grid
+from snntorch_smixer.kernels.token_mix import expand_to_grid, on_grid, restrict_to_kept
 from snntorch_smixer.layouts import Layout
-from snntorch_smixer.patching.modules import Current, WrappedDSTSP
+from snntorch_smixer.patching.modules import Current, StoredSteps, TokenMixing, WrappedDSTSP
 from snntorch_smixer.patching.observe import first_tensor
 from snntorch_smixer.patching.reader import Reader
 from snntorch_smixer.selection import Selection, take_tokens
@@ -21,62 +22,6 @@ ONLY_STEPS = -1
 
 class Hook:
     """Base of all hooks that `wrap` puts on; they are on a module, or in the model's `WrappedDSTSP`, never global."""
-
-
-class StoredSteps:
-    """The attributes of a model that store T, and its value at rest.
-
-    Attributes:
-        places: (module, attribute) pairs.
-    """
-
-    def __init__(self) -> None:
-        self.places: tuple[tuple[nn.Module, str], ...] = ()
-        self.before: int | None = None
-
-    def get(self) -> int | None:
-        """T, None where none is stored."""
-        return getattr(*self.places[0]) if self.places else None
-
-    def set(self, steps: int) -> None:
-        """Let every place say ``steps`` until `restore`."""
-        if self.places and steps != self.get():
-            self.before = self.get() if self.before is None else self.before
-            for module, name in self.places:
-                setattr(module, name, steps)
-
-    def restore(self) -> None:
-        """Let every place say what it said before."""
-        if self.before is not None:
-            before, self.before = self.before, None
-            for module, name in self.places:
-                setattr(module, name, before)
-
-
-class StartForward(Hook):
-    """Forward pre-hook of the root: nothing is kept yet."""
-
-    def __init__(self, current: Current, stored: StoredSteps) -> None:
-        self.current, self.stored = current, stored
-
-    def __call__(self, _module: nn.Module, _args: Any) -> None:
-        """Forget the last forward."""
-        self.current.kept = None
-        self.stored.restore()
-
-
-class EndForward(StartForward):
-    """Forward hook of the root, called after a failure too.
-
-    With gradients, what was kept stays until the next forward: blocks may run again in the backward pass (activation
-    checkpointing, where T is not stored).
-    """
-
-    def __call__(self, _module: nn.Module, _args: Any, _out: Any = None) -> None:
-        """Let stored step counts say what they said before."""
-        self.stored.restore()
-        if not torch.is_grad_enabled():
-            self.current.kept = None
 
 
 class Prune(Hook):
@@ -116,13 +61,16 @@ class Prune(Hook):
         sizes = self._sizes()
         tokens = self.layout.to_tokens(x, sizes)
         kept = self._kept_here(tokens)
+        if self.first:
+            steps, samples, count = tokens.shape[:3]
+            self.current.stream, self.current.left = (steps, samples, count), (steps, count)
         if not self.dstsp.prunes(tokens, kept, self.block):
             self.current.kept = kept
             return x
         spikes = self.layout.to_tokens(self.reader.spikes(x), sizes)
         pruned, kept = self.dstsp(tokens, spikes, kept, self.block)
-        self.current.kept = kept
-        self.stored.set(pruned.shape[0])
+        self.current.kept, self.current.left = kept, (pruned.shape[0], pruned.shape[2])
+        self.stored.set(pruned.shape[0], alone=self.current.threads < 2)
         return x if pruned is tokens else self.layout.from_tokens(pruned, self._grid(x))
 
     def _sizes(self) -> dict[str, int]:
@@ -163,7 +111,7 @@ class PruneOutput(Prune):
 
 
 class KeepGrid(Hook):
-    """What the two hooks of a unit share: its layout, and the grid and input of the running call."""
+    """What the hooks of a unit share: its layout, and which forward runs."""
 
     def __init__(self, current: Current, layout: Layout, residual: bool) -> None:
         self.current, self.layout, self.residual = current, layout, residual
@@ -195,8 +143,8 @@ class GatherInput(Hook):
             return None
         x, layout = args[0], self.scatter.layout
         tokens = self.scatter.tokens(x, kept)
-        self.scatter.grid = {n: layout.size(x, n) for n in ("y", "x") if n in layout}
-        self.scatter.before = tokens if self.scatter.residual else None
+        grid = {n: layout.size(x, n) for n in ("y", "x") if n in layout}
+        self.scatter.current.call().units.append((grid, tokens if self.scatter.residual else None))
         gathered = layout.from_tokens(take_tokens(tokens, kept.tokens), {})
         return (gathered, *args[1:]), kwargs
 
@@ -204,19 +152,16 @@ class GatherInput(Hook):
 class ScatterOutput(KeepGrid):
     """Forward hook of the same unit: results go back to their places; the rest gets nothing added."""
 
-    grid: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed
-    before: Tensor | None = None
-
     def __call__(self, _module: nn.Module, _args: Any, out: Any) -> Any:
         """Output on the whole grid."""
         kept = self.drops()
         if kept is None:
             return None
-        before, self.before = self.before, None
+        sizes, before = self.current.call().units.pop()
         grid = expand_to_grid(self.tokens(first_tensor(out), kept), kept)  # type: ignore[arg-type]
         if before is not None:
             grid = torch.where(kept.keep_mask()[None, :, :, None], grid, before)
-        return with_first(out, self.layout.from_tokens(grid, self.grid))
+        return with_first(out, self.layout.from_tokens(grid, sizes))
 
 
 class MaskOutput(KeepGrid):
@@ -250,6 +195,81 @@ class CapLevels(Hook):
         """Capped spikes."""
         cap = self.dstsp.level_cap()
         return None if cap is None else out.clamp(max=cap * self.unit)
+
+
+class SameGrid(Hook):
+    """Forward pre-hook and forward hook of the root: ``W_M`` joins places of one grid, and another is refused.
+
+    Args:
+        dstsp: its mode follows that of a root that is no parent of it.
+        size: (rows, columns) of the input that ``W_M`` was made for; None: that of the first forward.
+    """
+
+    def __init__(self, dstsp: WrappedDSTSP, size: tuple[int, int] | None) -> None:
+        self.dstsp, self.size = dstsp, size
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, out: Any = None) -> None:
+        """Compare the size of the input in front of the forward; behind the first one remember it.
+
+        Raises:
+            LayoutError: as many tokens may come of this input, but from other places.
+        """
+        size = picture_size((args, kwargs))
+        if out is not None:
+            self.size = self.size or size
+            return
+        if "dstsp" not in module._modules:
+            self.dstsp.training = module.training
+        if size is None or self.size is None or size == self.size:
+            return
+        tokens = {m.shape[0] for m in module.modules() if isinstance(m, TokenMixing)} - {0}
+        if any(_grid_of(n, size) != _grid_of(n, self.size) for n in tokens):
+            here, there = (" x ".join(map(str, one)) for one in (self.size, size))
+            raise LayoutError(
+                f"wrapped {type(module).__name__}: its W_M mixes the tokens of inputs of {here}, got one of {there}, "
+                "whose tokens lie elsewhere. Feed the size that it was wrapped for, or unwrap it and wrap it for the "
+                "new one."
+            )
+
+
+def picture_size(inputs: Any) -> tuple[int, int] | None:
+    """(rows, columns) of the first tensor of four axes or more, None where it has fewer."""
+    x = first_tensor(inputs)
+    return None if x is None or x.dim() < 4 else (x.shape[-2], x.shape[-1])
+
+
+def _grid_of(tokens: int, size: tuple[int, int]) -> int:
+    """Rows of the grid of ``tokens`` tokens that is most nearly of the shape of an input."""
+    wanted = math.log(size[0] / size[1])
+    rows = (r for r in range(1, tokens + 1) if tokens % r == 0)
+    return min(rows, key=lambda r: abs(math.log(r * r / tokens) - wanted))
+
+
+class OnWholeGrid(Hook):
+    """Forward pre-hook and forward hook of a module with matrices over all N tokens: it gets the pruned ones as N.
+
+    Kept tokens go to their places, or where ``w_prime`` says, and what comes out is read there: its matrices act as
+    ``W_M'`` and stay as they are.
+
+    Args:
+        current: says what was kept.
+        layout: of its input and output.
+    """
+
+    def __init__(self, current: Current, layout: Layout) -> None:
+        self.current, self.layout = current, layout
+
+    def __call__(self, _module: nn.Module, args: Any, out: Any = None) -> Any:
+        """Arguments with all N tokens; behind the module its output without the dropped ones."""
+        kept = self.current.kept
+        if kept is None or not kept.drops_tokens:
+            return None
+        x, sizes = args[0] if out is None else out, {"b": kept.tokens.shape[0]}
+        tokens = self.layout.to_tokens(x, sizes)
+        placed = on_grid(kept)
+        done = expand_to_grid(tokens, placed) if out is None else restrict_to_kept(tokens, placed)
+        y = self.layout.from_tokens(done, {})
+        return (y, *args[1:]) if out is None else y
 
 
 def with_first(out: Any, x: Tensor) -> Any:

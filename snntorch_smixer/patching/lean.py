@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from contextlib import ExitStack
 from typing import Any
@@ -13,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from snntorch_smixer.patching.hooks import Hook
-from snntorch_smixer.patching.modules import WrappedDSTSP
+from snntorch_smixer.modes import innermost_saved
 from snntorch_smixer.patching.rebuild import Call, Kept, Remembered, View
 from snntorch_smixer.patching.record import Found
-from snntorch_smixer.patching.rerun import keep_input, may_be_neuron, why_not
+from snntorch_smixer.patching.rerun import drop, keep_input, may_be_neuron, records, why_not
 
 # What moves values, or takes a few of them: cheaper to do again than to keep.
 MOVES = frozenset(
@@ -32,60 +30,15 @@ _SMALL = ("running_mean", "running_var", "weight", "bias")  # a few numbers per 
 MAPS = frozenset((F.linear, F.conv1d, F.conv2d, F.conv3d))
 
 
-class StartLean(Hook):
-    """Forward pre-hook of the root: from here on less is kept, where the mode of ``dstsp`` says so."""
-
-    def __init__(self, dstsp: WrappedDSTSP) -> None:
-        self.dstsp = dstsp
-        self.running: Lean | None = None
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        """Begin."""
-        self.stop()  # a forward that Ctrl-C ended did not reach its end
-        if self.dstsp.memory == "reference" or not torch.is_grad_enabled():
-            return
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-            return
-        found = self.dstsp.found
-        found.note = _why_nothing(module)
-        if not found.note:
-            self.running = Lean(module, self.dstsp.memory, found)
-            self.running.start(args)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> StartLean:
-        """A forward that runs, or that Ctrl-C ended, stays with the original."""
-        return StartLean(copy.deepcopy(self.dstsp, memo))
-
-    def stop(self, *, done: bool = False) -> None:
-        """End it."""
-        running, self.running = self.running, None
-        if running is not None:
-            running.stop(done=done)
-
-
-class EndLean(Hook):
-    """Forward hook of the root, called after a failure too."""
-
-    def __init__(self, start: StartLean) -> None:
-        self.start = start
-
-    def __call__(self, _module: nn.Module, _args: Any, out: Any = None) -> None:
-        """Everything is kept again."""
-        self.start.stop(done=out is not None)
-
-
-def _why_nothing(model: nn.Module) -> str:
-    if _innermost() is not None:
+def why_nothing(model: nn.Module) -> str:
+    """Why a forward of ``model`` saves all that it would without a memory mode, "" where it need not."""
+    if innermost_saved() is not None:
         return "other hooks on saved tensors are active, such as save_on_cpu or a checkpoint around the model"
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
+        return "hooks on saved tensors are switched off, as inside torch.func.grad"
     if any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in model.modules()):
         return "a part of it is compiled, which decides by itself what it keeps"
     return ""
-
-
-def _innermost() -> Any:
-    """The pack function that is in force, None without one. There is no public way to ask."""
-    top = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return None if top is None else top[0]
 
 
 class Lean(TorchFunctionMode):
@@ -117,13 +70,22 @@ class Lean(TorchFunctionMode):
                 self.remembered.put(x, None)  # the caller has it
         for path, module in self._neurons():
             self.stack.enter_context(_Instead(module, Neuron(self, path, module)))
-        self.stack.enter_context(hooks)
-        self.stack.enter_context(self)
+        self.stack.callback(self._switch_off)
+        hooks.__enter__()
+        self.__enter__()
 
     def _neurons(self) -> list[tuple[str, nn.Module]]:
         if self.checks:
             return [(path, m) for path, m in self.model.named_modules() if path and may_be_neuron(m)]
         return [(path, self.model.get_submodule(path)) for path in self.found.neurons]
+
+    def _switch_off(self) -> None:
+        # Only what is on: Ctrl-C may have come while torch had switched a mode off for a moment.
+        depth = torch._C._len_torch_function_stack()
+        if depth and torch._C._get_function_stack_at(depth - 1) is self:
+            self.__exit__(None, None, None)
+        if innermost_saved() == self.pack:
+            torch._C._autograd._pop_saved_tensors_default_hooks()
 
     def stop(self, *, done: bool) -> None:
         """To here."""
@@ -134,7 +96,7 @@ class Lean(TorchFunctionMode):
 
     def is_in_force(self) -> bool:
         """True where what autograd saves now comes here: no gradient is off, no checkpoint of the model is inside."""
-        return torch.is_grad_enabled() and _innermost() == self.pack
+        return torch.is_grad_enabled() and innermost_saved() == self.pack
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a call, and remember how where it can be made again."""
@@ -210,7 +172,11 @@ class Neuron:
             return self.forward(*args)
         lean.in_neuron = True
         try:
-            return self.forward(*args) if reason else keep_input(self.module, self.forward, args[0])
+            if reason:
+                return self.forward(*args)
+            out = keep_input(self.module, self.forward, args[0])
+            drop(self.module, lean.found.records.get(self.path, ()))
+            return out
         finally:
             lean.in_neuron = False
 
@@ -220,11 +186,13 @@ class Neuron:
             self.lean.in_neuron = True
             try:
                 reason = why_not(self.module, self.forward, x)
+                held = records(self.module, self.forward, x) if reason == "" else ()
             finally:
                 self.lean.in_neuron = False
             if reason is not None:
                 found.neurons[self.path] = reason
                 found.pairs[self.path] = self.lean.norm_before(x)
+                found.records |= {self.path: held} if held else {}
         return found.neurons.get(self.path)
 
 

@@ -14,6 +14,7 @@ from snntorch_smixer.patching.edits import Context
 from snntorch_smixer.patching.record import Plan, check_fits, steps_after, tokens_after
 from snntorch_smixer.patching.standins import SwappedMixer
 from snntorch_smixer.pruning.pruner import DSTSPConfig
+from snntorch_smixer.pruning.rates import check_rates
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +57,8 @@ def look(model: SMixerNet, settings: DSTSPConfig, swap: bool | str) -> tuple[Pla
     before = sum(p.numel() for p in model.parameters())
     after = before - gone + len(swaps) * config.heads * config.num_tokens**2
     steps, tokens = (config.T, steps_after(settings, config.T)), config.num_tokens
+    check_rates(settings.ps, depth=config.depth, may_fall=False)
     kept = tokens_after(settings, tokens, config.depth)
-    edit = f"dstsp: prunes behind the stem, T {steps[0]} -> {steps[1]}, tokens {tokens} -> {kept}"
     plan = Plan(
         model=type(model).__name__,
         family="native",
@@ -70,10 +71,15 @@ def look(model: SMixerNet, settings: DSTSPConfig, swap: bool | str) -> tuple[Pla
         keeps_grid=False,
         has_spikes=True,
         refusal="",
-        edits=(*(edit.describe() for edit in swaps), edit),
+        edits=(*(edit.describe() for edit in swaps), pruning(steps, (tokens, kept))),
     )
     check_fits(plan, settings)
     return plan, swaps
+
+
+def pruning(steps: tuple[int | None, int | None], tokens: tuple[int | None, int | None]) -> str:
+    """The line of a plan about what is dropped."""
+    return f"dstsp: prunes behind the stem, T {steps[0]} -> {steps[1]}, tokens {tokens[0]} -> {tokens[1]}"
 
 
 def undo(model: SMixerNet) -> None:

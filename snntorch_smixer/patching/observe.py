@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from snntorch_smixer.errors import FamilyError
+from snntorch_smixer.rest import reset_all
 
 
 @dataclass(eq=False)
@@ -45,6 +46,8 @@ class Observation:
         products: (number, path of the innermost module) of each matrix product of two activations.
         sums: the same for sums over an axis.
         spatial: the same for operations that look at neighbours: convolutions with a kernel, poolings, resizing.
+        opaque: (path, layer) of each attention that is one call of torch, as that of `nn.MultiheadAttention`.
+        gates: paths of elementwise products of two activations of one rank.
     """
 
     out: Any = None
@@ -52,6 +55,8 @@ class Observation:
     products: list[tuple[int, str]] = field(default_factory=list)
     sums: list[tuple[int, str]] = field(default_factory=list)
     spatial: list[tuple[int, str]] = field(default_factory=list)
+    opaque: list[tuple[str, str]] = field(default_factory=list)
+    gates: list[str] = field(default_factory=list)
 
     def first_call(self, path: str) -> Call | None:
         """The first call of a module."""
@@ -60,25 +65,53 @@ class Observation:
 
 def first_tensor(value: Any) -> Tensor | None:
     """The first tensor of an argument list or of a result."""
+    return next(tensors(value), None)
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors of an argument list or of a result, in their order."""
     if isinstance(value, Tensor):
-        return value
+        yield value
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
-    return next((found for item in items if (found := first_tensor(item)) is not None), None)
+    for item in items:
+        yield from tensors(item)
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A deep copy in evaluation mode, so that the original stays as it is.
+    """A deep copy in evaluation mode with its neurons reset and without hooks; the original stays as it is.
 
     Raises:
-        FamilyError: it cannot be copied, as with neurons that still hold the graph of a forward.
+        FamilyError: it cannot be copied.
+    """
+    return without_hooks(reset_copy(module))
+
+
+def reset_copy(module: nn.Module) -> nn.Module:
+    """A deep copy in evaluation mode with its neurons reset, whatever they hold of earlier forwards.
+
+    Raises:
+        FamilyError: it cannot be copied.
     """
     try:
-        return without_hooks(copy.deepcopy(module).eval())
+        with ByValue():
+            twin = copy.deepcopy(module).eval()
     except (RuntimeError, TypeError) as error:
         raise FamilyError(
-            f"wrap: this {type(module).__name__} cannot be copied to be looked at: {error}. If its neurons hold the "
-            "membranes of a forward, reset them first: snntorch_smixer.reset, utils.reset or functional.reset_net."
+            f"wrap: this {type(module).__name__} cannot be copied to be looked at: {error}. Expected a model that "
+            "copy.deepcopy takes."
         ) from error
+    reset_all(twin)
+    return twin
+
+
+class ByValue(TorchFunctionMode):
+    """Lets deepcopy take membranes that are nodes of a graph, which it refuses: their values are copied."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """A detached copy of such a tensor; everything else as it is."""
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[0].detach().clone()
+        return func(*args, **(kwargs or {}))
 
 
 HOOKS = (
@@ -96,9 +129,17 @@ def without_hooks(twin: nn.Module) -> nn.Module:
     return twin
 
 
-def observe(twin: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Observation:
-    """Run ``twin``, a copy that may change, without gradients and with the state of torch's generators kept."""
-    seen = Observation()
+def observe(
+    twin: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], *, seen: Observation | None = None
+) -> Observation:
+    """Run ``twin``, a copy that may change, without gradients and with the state of torch's generators kept.
+
+    Args:
+        twin: the copy.
+        inputs: of its forward.
+        seen: is filled as far as the forward gets, which tells how far where it fails.
+    """
+    seen = Observation() if seen is None else seen
     recorder = _Recorder(seen)
     hooks: list[Any] = []
     for path, module in twin.named_modules():
@@ -133,6 +174,12 @@ class _Leave:
 _PRODUCTS = frozenset(
     ("matmul", "bmm", "einsum", "__matmul__", "__rmatmul__", "scaled_dot_product_attention", "baddbmm")
 )
+_WHOLE = {
+    "multi_head_attention_forward": "nn.MultiheadAttention",
+    "_native_multi_head_attention": "nn.MultiheadAttention",
+    "_transformer_encoder_layer_fwd": "nn.TransformerEncoderLayer",
+}
+"""Functions of torch that hide an attention, by the name of their layer."""
 _RESIZING = ("max_pool", "avg_pool", "interpolate", "unfold", "pixel_shuffle", "grid_sample", "upsample")
 
 
@@ -158,9 +205,13 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         here = (self.number, self.running[-1].path)
+        if name in _WHOLE:
+            self.seen.opaque.append((here[1], _WHOLE[name]))
         if name in _PRODUCTS and _activations(args, kwargs) > 1:
             both = 2 if name == "scaled_dot_product_attention" else 1
             self.seen.products += [here] * both
+        elif name in ("mul", "__mul__", "__rmul__") and _activations(args, kwargs) > 1:
+            self.seen.gates.append(here[1])
         elif name == "sum":
             self.seen.sums.append(here)
         elif _looks_around(name, args, kwargs):

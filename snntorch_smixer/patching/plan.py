@@ -9,27 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snntorch_smixer.errors import FamilyError, check_choice
+from snntorch_smixer.errors import FamilyError, SettingError, check_choice
 from snntorch_smixer.families import Sites, detect, nearest
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.models.smixer_net import SMixerNet
+from snntorch_smixer.modes import random_state_kept
 from snntorch_smixer.patching import native, probe
 from snntorch_smixer.patching.behaviour import levels_of
-from snntorch_smixer.patching.edits import CapEdit, Edit, PruneEdit, SwapEdit, UnitEdit
+from snntorch_smixer.patching.edits import CapEdit, Edit, PruneEdit, SwapEdit, UnitEdit, WholeGridEdit
 from snntorch_smixer.patching.hooks import ONLY_STEPS
-from snntorch_smixer.patching.observe import Observation, copied, first_tensor, observe
+from snntorch_smixer.patching.observe import Observation, copied, observe
+from snntorch_smixer.patching.outputs import shapes_of
+from snntorch_smixer.patching.places import read_by_place, special_tokens, unknown_tokens
 from snntorch_smixer.patching.probe import Subject
 from snntorch_smixer.patching.record import Plan, check_fits, steps_after, tokens_after
 from snntorch_smixer.patching.refuse import (
+    loops_itself,
     no_pruning,
     refuse_left,
     refuse_shared,
     refuse_shared_attention,
     refuse_wrapped,
+    tied_tokens,
 )
 from snntorch_smixer.patching.survey import Survey, survey
-from snntorch_smixer.patching.swap import Swap
+from snntorch_smixer.patching.swap import Swap, matrices
 from snntorch_smixer.pruning.pruner import DSTSPConfig
+from snntorch_smixer.pruning.rates import check_rates
 
 MAX_LEVELS = 64
 """Sums of spikes over the residual stream have few levels: 0..2 behind a stem, and 2 more with each block."""
@@ -44,13 +50,13 @@ class Patch:
         plan: as the user sees it.
         edits: in the order in which they are applied.
         stored: dotted attributes that store T.
-        out_shape: of the first output on the example, None without one.
+        out_shapes: of all outputs on the example; empty without one.
     """
 
     plan: Plan
     edits: tuple[Edit, ...]
     stored: tuple[str, ...] = ()
-    out_shape: tuple[int, ...] | None = None
+    out_shapes: tuple[tuple[int, ...], ...] = ()
 
 
 def look(model: nn.Module, settings: DSTSPConfig, *, swap: bool | str = True, example: Any = None) -> Patch:
@@ -60,10 +66,10 @@ def look(model: nn.Module, settings: DSTSPConfig, *, swap: bool | str = True, ex
         FamilyError: nothing to patch, or it cannot be patched.
         SettingError: a setting does not fit.
     """
-    if swap not in SWAPS:
+    if not isinstance(swap, (bool, str)) or swap not in SWAPS:
         check_choice("wrap", "swap", swap, tuple(map(repr, SWAPS)))
     refuse_wrapped(model)
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+    with random_state_kept(), torch.inference_mode(False):
         return _look(model, settings, swap, example)
 
 
@@ -81,27 +87,40 @@ def _look(model: nn.Module, settings: DSTSPConfig, swap: bool | str, example: An
             raise FamilyError(_no_family(model, "Pass example_input=..., so that its forward can be looked at"))
         subject = probe.find_sites(model, seen)
         if subject is None:
-            raise FamilyError(_no_family(model, "Its forward multiplies no activations with activations"))
+            raise FamilyError(_no_family(model, probe.why_nothing(model, seen)))
     else:
         subject = Subject(family.name, family.sites(model), tuple(family.stored_steps(model)))
-    return _plan(model, subject, settings, swap, seen)
+    return _plan(model, subject, settings, swap, _Seen(seen, _arguments(example)))
+
+
+def _arguments(example: Any) -> tuple[Any, ...]:
+    return example if isinstance(example, tuple) else (example,)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """The model on an example; both are empty without one."""
+
+    run: Observation | None
+    args: tuple[Any, ...]
 
 
 def _no_family(model: nn.Module, why: str) -> str:
-    family, lacks = nearest(model)
+    found = nearest(model)
+    near = "" if found is None else f"Nearest is {found[0].name}, which needs {', '.join(found[1])}. "
     return (
-        f"wrap: no family matches {type(model).__name__}. Nearest is {family.name}, which needs {', '.join(lacks)}. "
-        f"{why}; or register a family of your own, see dstsp.register."
+        f"wrap: no family matches {type(model).__name__}. {near}{why}; or register a family of your own, see "
+        "dstsp.register."
     )
 
 
 def _run(model: nn.Module, example: Any) -> Observation:
+    args = _arguments(example)
+    if any(isinstance(a, Tensor) and not a.numel() for a in args):
+        shapes = [tuple(a.shape) for a in args if isinstance(a, Tensor)]
+        raise SettingError(f"wrap: example_input is empty, its shape is {shapes}. Pass at least one sample.")
     twin = copied(model)
-    args = example if isinstance(example, tuple) else (example,)
     try:
-        for module in twin.modules():
-            if callable(getattr(module, "reset", None)):
-                module.reset()  # type: ignore[operator]
         return observe(twin, args)
     except Exception as error:
         shapes = [tuple(a.shape) for a in args if isinstance(a, Tensor)]
@@ -111,27 +130,28 @@ def _run(model: nn.Module, example: Any) -> Observation:
         ) from error
 
 
-def _plan(
-    model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool | str, seen: Observation | None
-) -> Patch:
+def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool | str, example: _Seen) -> Patch:
     """One plan for families and for probed models."""
-    sites = subject.sites
+    sites, seen = subject.sites, example.run
     refuse_shared(model, sites)
     surveys = {path: _survey(model, path, sites, seen) for path in sites.blocks}
-    if any(found.spatial for found in surveys.values()):
-        sites = replace(sites, keeps_grid=True)
+    if subject.name == "probe":
+        sites, surveys = _attending(model, sites, surveys)
+    sites = replace(sites, keeps_grid=sites.keeps_grid or any(found.spatial for found in surveys.values()))
     refuse_left(surveys, swap)
     tokens, steps = _sizes(sites, surveys, seen)
-    swaps = _swap_edits(sites, surveys, swap, tokens)
+    swaps = _swap_edits(model, sites, surveys, swap, tokens)
     refuse_shared_attention(model, swaps)
     swapped = {edit.path: edit.swap for edit in swaps}
     caps = tuple(_cap_edits(model, sites, swapped)) if sites.virtual_steps else ()
     levels = max((cap.levels for cap in caps), default=None)
-    edits: list[Edit] = [*swaps, *_first_marked(_prune_edits(model, sites, subject.stem, surveys)), *caps]
+    prunes = (_renamed(edit, swapped) for edit in _prune_edits(model, sites, subject.stem, surveys))
+    edits: list[Edit] = [*swaps, *_whole_grid_edits(surveys, swap), *_first_marked(prunes), *caps]
     if sites.keeps_grid:
         edits += _unit_edits(sites, surveys, swapped)
     places = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
     last, depth = tokens[sites.blocks[-1]], len(places)
+    check_rates(settings.ps, depth=depth, may_fall=sites.keeps_grid)
     plan = Plan(
         model=type(model).__name__,
         family=subject.name,
@@ -142,14 +162,48 @@ def _plan(
         depth=depth,
         levels=levels,
         keeps_grid=sites.keeps_grid,
-        refusal=no_pruning(model, sites, surveys, tokens),
+        refusal=no_pruning(sites, surveys),
+        fixed=tied_tokens(sites, surveys, tokens) or _special(model, replace(subject, sites=sites), surveys, example),
+        left=tuple(_left(sites, surveys, swapped, swap)),
         has_spikes=all(edit.neuron is not None or _holds_spikes(edit, seen) for edit in places),
         edits=tuple(edit.describe() for edit in edits),
     )
     check_fits(plan, settings)
-    out = None if seen is None else first_tensor(seen.out)
-    shape = None if out is None else tuple(out.shape)
-    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), shape)
+    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), () if seen is None else shapes_of(seen.out))
+
+
+def _attending(model: nn.Module, sites: Sites, surveys: dict[str, Survey]) -> tuple[Sites, dict[str, Survey]]:
+    """Without the places at which chained products are no attention.
+
+    Raises:
+        FamilyError: nothing else is left.
+    """
+    kept = {path: found for path, found in surveys.items() if found.swaps or found.left}
+    if not kept:
+        others = [(path, inner, why) for path, found in surveys.items() for inner, why in found.others.items()]
+        reason = "Its products of activations are not two in a row over its tokens"
+        if others:
+            path, inner, why = others[0]
+            where = ".".join(filter(None, (path, inner)))
+            reason = f"The chained products of {where} are no attention: {why}"
+        raise FamilyError(_no_family(model, reason))
+    return replace(sites, blocks=tuple(kept)), kept
+
+
+def _special(model: nn.Module, subject: Subject, surveys: dict[str, Survey], example: _Seen) -> str:
+    """Why some tokens of the stream mean more than others, "" where none do."""
+    sites = subject.sites
+    if example.run is None:
+        return unknown_tokens(model, sites, surveys[sites.blocks[0]].channels)
+    layouts = {path: found.layout for path, found in surveys.items()}
+    learned = special_tokens(model, example.args, example.run, places=layouts, steps=sites.steps)
+    return learned or read_by_place(model, example.args, sites, surveys, subject.stem)
+
+
+def _renamed(edit: PruneEdit, swapped: dict[str, Swap]) -> PruneEdit:
+    """The edit with the name that its neuron has once the swaps are done."""
+    name = None if edit.neuron is None else _after_swap(edit.neuron, swapped)
+    return edit if name == edit.neuron else replace(edit, neuron=name, stateful=edit.stateful and name is not None)
 
 
 def _stored(subject: Subject, swapped: dict[str, Swap]) -> Iterator[str]:
@@ -187,25 +241,68 @@ def _sizes(
         if call is None or call.x is None:
             continue
         layout = Layout(surveys[path].layout)
+        if loops_itself(surveys[path], sites):
+            times = sum(one.path == path for one in seen.calls)  # type: ignore[union-attr]
+            steps = times if times > 1 else None  # one call each step by the model, or by whoever calls the model
         known = {} if steps is None else {"t": steps}
         stream = layout.to_tokens(call.x, known)
         tokens[path] = stream.shape[2]
-        steps = stream.shape[0] if "t" in layout or steps is None else steps
+        if "t" in layout or (steps is None and not loops_itself(surveys[path], sites)):
+            steps = stream.shape[0]
     return tokens, steps
 
 
+def _left(sites: Sites, surveys: dict[str, Survey], swapped: dict[str, Swap], swap: bool | str) -> Iterator[str]:
+    """What is not touched, and why, one line each."""
+    for path, found in surveys.items():
+        for inner, attention in found.swaps.items():
+            name = ".".join(filter(None, (path, inner)))
+            if name not in swapped and attention.kind != "mixer":
+                why = (
+                    "linear in the tokens; swap='all' swaps it" if swap and attention.kind == "linear" else "swap=False"
+                )
+                yield f"{name}: its attention is kept, {why}"
+        for inner, why in found.left.items():
+            what = why.removeprefix("wrap: ").partition(". ")[0].rstrip(".")
+            yield f"{'.'.join(filter(None, (path, inner)))}: stays: {what}"
+        for inner, why in found.others.items():
+            yield f"{'.'.join(filter(None, (path, inner)))}: stays, it is no attention: {why}"
+    for why in dict.fromkeys(sites.left.values()):
+        yield f"{', '.join(path for path, other in sites.left.items() if other == why)}: not pruned, {why}"
+
+
 def _swap_edits(
-    sites: Sites, surveys: dict[str, Survey], swap: bool | str, tokens: dict[str, int | None]
+    model: nn.Module, sites: Sites, surveys: dict[str, Survey], swap: bool | str, tokens: dict[str, int | None]
 ) -> list[SwapEdit]:
-    wanted = {False: ("mixer",), True: ("ssa", "mixer"), "all": ("ssa", "linear", "mixer")}[swap]
+    wanted = {False: (), True: ("ssa", "mixer"), "all": ("ssa", "linear", "mixer")}[swap]
     edits = [
         SwapEdit(".".join(filter(None, (path, inner))), found, tokens[path])
         for path in sites.blocks
         for inner, found in surveys[path].swaps.items()
         if found.kind in wanted or found.reshapes
     ]
+    edits += _mixers_beside(model, sites) if "mixer" in wanted else []
     keep = [edit for edit in edits if edit.swap.kind not in wanted]
     return [edit if edit not in keep else SwapEdit(edit.path, edit.swap.as_is(), None) for edit in edits]
+
+
+def _whole_grid_edits(surveys: dict[str, Survey], swap: bool | str) -> Iterator[WholeGridEdit]:
+    if swap:
+        return
+    for path, found in surveys.items():
+        for inner, attention in found.swaps.items():
+            if attention.kind == "mixer":
+                yield WholeGridEdit(".".join(filter(None, (path, inner))), attention.value_layout)
+
+
+def _mixers_beside(model: nn.Module, sites: Sites) -> list[SwapEdit]:
+    """Matrices over the tokens outside the blocks, as in STMixer's surrogate modules: they read the same stream."""
+    inside = tuple(f"{path}." for path in sites.blocks)
+    return [
+        SwapEdit(path, matrices(module, "b c n"), module.linear_mix[0].in_features)
+        for path, module in model.named_modules()
+        if isinstance(getattr(module, "linear_mix", None), nn.ModuleList) and not path.startswith(inside)
+    ]
 
 
 def _first_marked(edits: Iterator[PruneEdit]) -> Iterator[PruneEdit]:

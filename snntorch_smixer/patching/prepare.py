@@ -12,22 +12,29 @@ from torch import Tensor, fx, nn
 
 from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.patching.attention import find_attention
+from snntorch_smixer.patching.behaviour import levels_of
 from snntorch_smixer.patching.fused import Fused, find_fused
 from snntorch_smixer.patching.observe import first_tensor, without_hooks
-from snntorch_smixer.patching.products import Attention, Sizes
+from snntorch_smixer.patching.products import Attention, Sizes, is_activation
 from snntorch_smixer.patching.rewrite import copied_graph, erase_unused, put_mixer, rewrite
 from snntorch_smixer.patching.swap import Swap
-from snntorch_smixer.patching.trace import VALUE, example_arguments, frozen_arguments, function_calls, trace
-from snntorch_smixer.patching.verify import checked_axes, only_products_read, still_gives_value
+from snntorch_smixer.patching.trace import CALL, VALUE, example_arguments, frozen_arguments, function_calls, trace
+from snntorch_smixer.patching.verify import (
+    checked_axes,
+    follows_tokens,
+    only_products_read,
+    refuse_fixed,
+    still_gives_value,
+)
 
 STORED_STEPS = ("T", "step")
 """Attributes in which modules store T."""
-RESERVED = ("mixer", "programs", "removed", "resets", "has_w_m", "frozen")
+RESERVED = ("mixer", "programs", "removed", "replaced", "resets", "has_w_m", "frozen")
 """Attributes of `SwappedAttention`."""
 
 
-def prepare(module: nn.Module, x: Tensor, sizes: Sizes, layout: str) -> Swap | None:
-    """How to swap ``module``, or None where it does not attend.
+def prepare(module: nn.Module, x: Tensor, sizes: Sizes, layout: str) -> tuple[Swap | None, str]:
+    """How to swap ``module``, None where it does not attend; and what else it multiplies that is no attention.
 
     Args:
         module: an attention; it is copied, not touched.
@@ -38,41 +45,56 @@ def prepare(module: nn.Module, x: Tensor, sizes: Sizes, layout: str) -> Swap | N
     Raises:
         FamilyError: its forward cannot be followed, or its products cannot be understood.
     """
-    found = _traced(module, x, sizes, training=False)
-    if found is None:
-        return None
+    found = _traced(module, x, sizes, layout=layout)
+    if isinstance(found, str):
+        return None, found
     frozen = frozen_arguments(module)
     taken = [name for name in RESERVED if hasattr(module, name)]
     if taken:
         raise FamilyError(f"wrap: an attention has {taken[0]!r} already, which its swap needs. Rename it.")
-    graph, attention, functions = found
+    graph, attention, functions, other = found
     fresh = partial(with_steps, module, sizes.t, functions)
     name = next(iter(example_arguments(module, x)))
     value_layout, out_layout = checked_axes(fresh, attention, x, layout=layout, name=name, sizes=sizes)
     attention = replace(attention, value_layout=value_layout, out_layout=out_layout)
+    if attention.stride > 1 and not follows_tokens(fresh, attention, x, layout=layout, name=name, sizes=sizes):
+        return None, "its products sum over no axis of its tokens, as with weights made from data"
+    height = _spike_height(module, attention.value)
     fused, kept_whole = _sliced_value(attention, sizes, module, fresh)
     swap = rewrite(module, graph, attention, fused, kept_whole)
-    swap = replace(swap, functions=functions, frozen=frozen, resets=_resets_itself(fresh(), x))
-    return _with_training(swap, module, x, sizes)
+    swap = replace(swap, functions=functions, frozen=frozen, height=height, resets=_resets_itself(fresh(), x))
+    return _with_training(swap, module, x, sizes, layout), other
 
 
 def _traced(
-    module: nn.Module, x: Tensor, sizes: Sizes, *, training: bool
-) -> tuple[fx.Graph, Attention, dict[str, nn.Module]] | None:
+    module: nn.Module, x: Tensor, sizes: Sizes, *, layout: str, training: bool = False
+) -> tuple[fx.Graph, Attention, dict[str, nn.Module], str] | str:
+    """Graph, attention, added children and what else is multiplied; that alone where nothing attends."""
     twin = with_steps(module, sizes.t).train(training)
     heads = next((h for n in ("num_heads", "num_head", "heads") if type(h := getattr(module, n, None)) is int), None)
-    graph = trace(twin, example_arguments(twin, x))
+    graph = trace(twin, arguments := example_arguments(twin, x))
+    name = next(iter(arguments))
     _read_stored_steps(graph, module, x, sizes)
-    attention = find_attention(graph, sizes, heads)
-    return None if attention is None else (graph, attention, function_calls(graph, twin))
+    functions = function_calls(graph, twin)
+    check = partial(refuse_fixed, partial(with_steps, module, functions=functions), graph, x, sizes=sizes)
+    try:
+        attention, other = find_attention(graph, sizes, twin, heads)
+    except FamilyError:
+        check(layout=layout, name=name)
+        raise
+    if attention is None:
+        return other
+    if not training:
+        check(layout=layout, name=name)
+    return graph, attention, functions, other
 
 
-def _with_training(swap: Swap, module: nn.Module, x: Tensor, sizes: Sizes) -> Swap:
+def _with_training(swap: Swap, module: nn.Module, x: Tensor, sizes: Sizes, layout: str) -> Swap:
     """Add the forward of training mode where that differs, as with dropout by a function."""
-    found = _traced(module, x, sizes, training=True)
-    if found is None:
+    found = _traced(module, x, sizes, layout=layout, training=True)
+    if isinstance(found, str):
         return swap
-    graph, attention, functions = found
+    graph, attention, functions, _ = found
     fused = find_fused(attention, sizes, module) if swap.fused is not None else None
     other = rewrite(module, graph, attention, fused, swap.kept_whole)
     if graph.python_code("self").src == swap.graph.python_code("self").src:
@@ -121,6 +143,17 @@ def _stored(graph: fx.Graph, before: fx.Node, name: str, steps: int) -> fx.Node:
         node = graph.get_attr(name)
     node.meta[VALUE] = steps
     return node
+
+
+def _spike_height(module: nn.Module, value: fx.Node) -> float:
+    """What one spike of V counts, where an integer neuron gives V: SDT-V3's gives quarters."""
+    node: fx.Node | None = value
+    while node is not None and node.op != "call_module":
+        node = next((n for n in node.all_input_nodes if is_activation(n)), None)
+    if node is None or str(node.target).endswith(CALL):
+        return 1.0
+    found = levels_of(module.get_submodule(str(node.target)))
+    return 1.0 if found is None else found[0]
 
 
 def _resets_itself(twin: nn.Module, x: Tensor) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.families import Sites
+from snntorch_smixer.patching.behaviour import is_neuron
 from snntorch_smixer.patching.observe import Call, Observation
 from snntorch_smixer.patching.survey import attention_paths, survey
 
@@ -41,6 +42,32 @@ def find_sites(model: nn.Module, seen: Observation) -> Subject | None:
     whole = survey(model.get_submodule(blocks[0]), rank=None if first is None or first.x is None else first.x.dim())
     stem = None if whole.residual or first is None else _stem(first, seen)
     return Subject("probe", Sites(blocks, keeps_grid=spatial), stem=stem)
+
+
+def why_nothing(model: nn.Module, seen: Observation) -> str:
+    """Why `find_sites` found nothing, in one sentence."""
+    if seen.opaque:
+        path, layer = seen.opaque[0]
+        return f"{path or 'It'} is a {layer}, whose products are one call of torch and cannot be followed"
+    gates = [path for path in seen.gates if not _in_neuron(model, path, seen)]
+    sums = [path for _, path in seen.sums]
+    linear = next((path for path in gates if path in sums), None)
+    if linear is not None:
+        return (
+            f"{linear or 'It'} multiplies activations entry by entry and sums them, which may be linear (Hadamard) "
+            "attention such as the sum of k * v; that is found in models of a family only"
+        )
+    if not seen.products and not gates:
+        return "Its forward multiplies no activations with activations"
+    places = list(dict.fromkeys([*(path for _, path in seen.products), *gates]))
+    return (
+        f"It multiplies activations at {', '.join(p or 'the root' for p in places[:3])}, but no two products in a row"
+    )
+
+
+def _in_neuron(model: nn.Module, path: str, seen: Observation) -> bool:
+    call = seen.first_call(path)
+    return call is not None and call.x is not None and is_neuron(model.get_submodule(path), call.x)
 
 
 def _block(model: nn.Module, path: str, seen: Observation) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, fx
 
 from snntorch_smixer.errors import FamilyError
-from snntorch_smixer.layouts import parse_layout
 from snntorch_smixer.patching.trace import VALUE, run_node
 
 INDEXING = frozenset(
@@ -74,6 +73,38 @@ class Attention:
     stride: int = 1
 
 
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two chained products of activations, attention or not.
+
+    Attributes:
+        first: the product that runs first.
+        second: the one that takes what it gives.
+        side: operand of ``second`` that comes from ``first``, 0 or 1.
+        between: nodes from ``first`` to that operand, in order of execution.
+    """
+
+    first: fx.Node
+    second: fx.Node
+    side: int
+    between: tuple[fx.Node, ...]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Axes of a matrix product by label.
+
+    Attributes:
+        contracted: the axis that is summed over.
+        free: the axes that only one operand has, in the order of the operands.
+        sizes: of all axes.
+    """
+
+    contracted: str
+    free: tuple[str, str]
+    sizes: Mapping[str, int]
+
+
 def operation(node: fx.Node) -> str:
     """Plain name of what a node does: "matmul" for ``@``, ``torch.matmul`` and ``Tensor.matmul`` alike."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -86,53 +117,63 @@ def is_activation(node: Any) -> bool:
         return False
     if node.op in ("placeholder", "get_attr"):
         return node.op == "placeholder"
-    return any(_depends(other) for other in node.all_input_nodes)
+    return any(depends(other) for other in node.all_input_nodes)
 
 
-def _depends(node: fx.Node) -> bool:
+def depends(node: fx.Node) -> bool:
+    """True for a node that holds data of the input: activations or a tuple of them, no size."""
     value = node.meta[VALUE]
     if value is None or isinstance(value, (bool, int, float, str, torch.Size)):
         return False  # a size carries no activations
     if node.op in ("placeholder", "get_attr"):
         return node.op == "placeholder"
-    return any(_depends(other) for other in node.all_input_nodes)
+    return any(depends(other) for other in node.all_input_nodes)
 
 
-def quadratic(graph: fx.Graph, sizes: Sizes) -> Iterator[Attention]:
-    """Every pair of chained products in ``graph``, traced on an input of ``sizes``."""
+def pairs(graph: fx.Graph) -> Iterator[Pair]:
+    """Every pair of products in ``graph`` of which the second takes what the first gives, through no third."""
     products = [n for n in graph.nodes if _is_product(n)]
     for second in products:
         for side in (0, 1):
-            first, chain = _back_to_product(_operands(second)[side], products)
-            if first is not None:
-                yield _describe(first, chain, second, side, sizes)
+            reached = _upstream(operands(second)[side], set(products))
+            for first in (node for node in reached if node in products):
+                yield _pair(first, second, side, reached)
+
+
+def _upstream(node: fx.Node, stops: set[fx.Node]) -> dict[fx.Node, None]:
+    """Nodes of data that ``node`` comes from and ``node``, in order of execution, up to ``stops``."""
+    found: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting += [] if one in stops else [n for n in one.all_input_nodes if depends(n)]
+    return {one: None for one in node.graph.nodes if one in found}
+
+
+def _pair(first: fx.Node, second: fx.Node, side: int, reached: Mapping[fx.Node, None]) -> Pair:
+    between: dict[fx.Node, None] = {}
+    for node in reached:
+        if node is not first and any(n is first or n in between for n in node.all_input_nodes):
+            between[node] = None
+    return Pair(first, second, side, tuple(between))
 
 
 def _is_product(node: fx.Node) -> bool:
     if operation(node) not in _MATMULS or node.op == "placeholder":
         return False
-    operands = _operands(node)
-    return len(operands) == 2 and all(is_activation(operand) for operand in operands)
+    factors = operands(node)
+    return len(factors) == 2 and all(is_activation(factor) for factor in factors)
 
 
-def _operands(node: fx.Node) -> list[fx.Node]:
+def operands(node: fx.Node) -> list[fx.Node]:
+    """Both factors of a product."""
     args = node.args[1:] if operation(node) == "einsum" else node.args
     named = [v for k, v in node.kwargs.items() if isinstance(v, fx.Node) and k != "equation"]
     if len(args) == 1 and isinstance(args[0], (list, tuple)):
         args = tuple(args[0])
     return [a for a in (*args, *named) if isinstance(a, fx.Node)]
-
-
-def _back_to_product(node: fx.Node, products: list[fx.Node]) -> tuple[fx.Node | None, list[fx.Node]]:
-    """The product that ``node`` comes from through unary steps, and those steps in order of execution."""
-    chain: list[fx.Node] = []
-    while node not in products:
-        inputs = [n for n in node.all_input_nodes if is_activation(n)]
-        if len(inputs) != 1:
-            return None, []
-        chain.insert(0, node)
-        node = inputs[0]
-    return node, chain
 
 
 def _labels(node: fx.Node) -> tuple[list[str], list[str], list[str]]:
@@ -148,47 +189,94 @@ def _labels(node: fx.Node) -> tuple[list[str], list[str], list[str]]:
     return [*batch, "i", "k"], [*batch, "k", "j"], [*batch, "i", "j"]
 
 
-def _describe(first: fx.Node, chain: list[fx.Node], second: fx.Node, side: int, sizes: Sizes) -> Attention:
-    labels = _labels(second)
-    mine, other, out = labels[side], labels[1 - side], labels[2]
-    contracted = next(label for label in mine if label in other and label not in out)
-    if sizes.n in first.meta[VALUE].shape[-2:] or sizes.n in _free_sizes(first):
-        value, letters = _operands(second)[1 - side], {contracted: "n"}
-        axes = other
-        (depth,) = [label for label in other if label in out and label not in mine]
-        (token,) = [label for label in mine if label in out and label not in other]
-    else:
-        (depth,) = [label for label in mine if label in out and label not in other]
-        (token,) = [label for label in other if label in out and label not in mine]
-        axis = mine.index(depth)
-        which, inner_token, inner_depth = _value_of_inner(first, chain, axis)
-        value, axes = _operands(first)[which], list(_labels(first)[which])
-        batch_in = [label for label in _labels(first)[2] if label not in (inner_depth,)]
-        shared = dict(zip(batch_in, [label for label in mine if label != depth], strict=False))
-        axes = [shared.get(label, label) if label not in (inner_token, inner_depth) else label for label in axes]
-        letters = {inner_token: "n", inner_depth: "d"}
-    letters |= {depth: "d", token: "n"}
-    return _finish(second, value, axes, out, letters, sizes)
+def roles(pair: Pair) -> tuple[Roles, Roles] | None:
+    """Axes of both products by what happens to them, None where they are no plain matrix products.
+
+    In the second, the first of ``free`` is the axis that the pair's first product gives.
+    """
+    first, second = _roles(pair.first), _roles(pair.second)
+    if first is None or second is None or operands(pair.second)[pair.side].meta[VALUE].dim() < 2:
+        return None
+    left, right = second.free
+    return first, replace(second, free=(right, left) if pair.side else (left, right))
 
 
-def _free_sizes(node: fx.Node) -> list[int]:
-    out = _labels(node)[2]
-    return [node.meta[VALUE].shape[i] for i, label in enumerate(out) if not label.startswith("batch")]
+def _roles(node: fx.Node) -> Roles | None:
+    left, right, out = _labels(node)
+    shapes = [operand.meta[VALUE].shape for operand in operands(node)]
+    contracted = [label for label in left if label in right and label not in out]
+    free = [[label for label in mine if label in out and label not in other] for mine, other in _both(left, right)]
+    lengths = (len(left), len(right)) == (len(shapes[0]), len(shapes[1]))
+    if not lengths or [len(contracted), len(free[0]), len(free[1])] != [1, 1, 1]:
+        return None
+    sizes = {**dict(zip(left, shapes[0], strict=True)), **dict(zip(right, shapes[1], strict=True))}
+    return Roles(contracted[0], (free[0][0], free[1][0]), sizes)
 
 
-def _value_of_inner(first: fx.Node, chain: list[fx.Node], axis: int) -> tuple[int, str, str]:
-    """In ``K^T V``, which operand is V: the one whose free axis becomes ``axis`` behind the chain."""
-    left, right, out = _labels(first)
-    token = next(label for label in left if label in right and label not in out)
-    for which, labels in enumerate((left, right)):
-        others = (right, left)[which]
-        (depth,) = [label for label in labels if label in out and label not in others]
-        tags = _ramp(first.meta[VALUE].shape, out.index(depth))
-        for node in chain:
-            tags = propagate(node, tags)
-        if tags.shape[axis] > 1 and bool((tags.diff(dim=axis) != 0).any()):
-            return which, token, depth
+def _both(left: list[str], right: list[str]) -> tuple[tuple[list[str], list[str]], ...]:
+    return (left, right), (right, left)
+
+
+def spans(both: tuple[Roles, Roles]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(queries, keys) where the pair is ``(Q K^T) V``, and where it is ``Q (K^T V)``."""
+    first, second = both
+    mine, other = (second.sizes[label] for label in second.free)
+    return (mine, second.sizes[second.contracted]), (other, first.sizes[first.contracted])
+
+
+def describe(pair: Pair, sizes: Sizes) -> Attention:
+    """The attention that ``pair`` is, traced on an input of ``sizes``.
+
+    Raises:
+        FamilyError: its axes do not tell.
+    """
+    both = roles(pair)
+    if both is None:
+        raise FamilyError("wrap: the products of an attention cannot be read. Pass swap=False.")
+    (first, second), out = both, _labels(pair.second)[2]
+    mine, other = second.free
+    if spans(both)[0][0] == sizes.n:
+        value, axes = operands(pair.second)[1 - pair.side], _labels(pair.second)[1 - pair.side]
+        return _finish(pair.second, value, axes, out, {mine: "n", second.contracted: "n", other: "d"}, sizes)
+    labels = _labels(pair.second)[pair.side]
+    which, depth = _value_of_inner(pair, first, labels.index(mine))
+    batch = [label for label in _labels(pair.first)[2] if label != depth]
+    shared = dict(zip(batch, [label for label in labels if label != mine], strict=False))
+    own = (first.contracted, depth)
+    axes = [label if label in own else shared.get(label, label) for label in _labels(pair.first)[which]]
+    letters = {first.contracted: "n", depth: "d", mine: "d", other: "n"}
+    return _finish(pair.second, operands(pair.first)[which], axes, out, letters, sizes)
+
+
+def _value_of_inner(pair: Pair, first: Roles, axis: int) -> tuple[int, str]:
+    """In ``K^T V``, which operand is V and its own axis: the one that becomes ``axis`` behind the steps between."""
+    for which, depth in enumerate(first.free):
+        if axis in carried(pair, depth):
+            return which, depth
     raise FamilyError("wrap: the value of an attention could not be told from its key. Pass swap=False.")
+
+
+def carried(pair: Pair, label: str, upto: fx.Node | None = None) -> list[int]:
+    """Axes on which ``label`` of the first product lies in what enters the second, or in what enters ``upto``."""
+    tags = _ramp(pair.first.meta[VALUE].shape, _labels(pair.first)[2].index(label))
+    for node in pair.between:
+        if node is upto:
+            break
+        tags = propagate(node, tags)
+    return [i for i, size in enumerate(tags.shape) if size > 1 and bool((tags.diff(dim=i) != 0).any())]
+
+
+def query_label(pair: Pair, both: tuple[Roles, Roles]) -> str:
+    """In ``(Q K^T) V``, the axis of the first product that the second keeps."""
+    place = _labels(pair.second)[pair.side].index(both[1].contracted)
+    first = both[0].free
+    return first[1] if place in carried(pair, first[0]) else first[0]
+
+
+def batch_size(pair: Pair) -> int:
+    """Entries of the second product per entry of its two own axes: steps, samples, heads, windows."""
+    (_, second), shape = roles(pair), pair.second.meta[VALUE].shape  # type: ignore[misc]
+    return prod(shape) // prod(second.sizes[label] for label in second.free)
 
 
 def _ramp(shape: torch.Size, axis: int) -> Tensor:
@@ -221,20 +309,9 @@ def _finish(
         merged = next(letters[label] for label in axes if "g" in letters[label])
         heads = grouped[0] // prod(known.get(letter, 1) for letter in merged if letter in known)
     tokens = shape[[letters[label] for label in axes].index("n")]
-    attended = out.meta[VALUE].shape[out_layout_axis(out_layout, "n")]
-    if attended != sizes.n:
-        raise FamilyError(
-            f"wrap: an attention gives {attended} tokens for {sizes.n}, as one over windows does. Expected one over "
-            "all tokens; pass swap=False."
-        )
     if sizes.n % tokens:
         raise FamilyError(f"wrap: keys of {tokens} tokens for {sizes.n} fit no whole stride. Pass swap=False.")
     return Attention("ssa", value, out, None, value_layout, out_layout, heads, heads * depth, sizes.n // tokens)
-
-
-def out_layout_axis(layout: str, letter: str) -> int:
-    """Position of the axis that holds ``letter``."""
-    return next(i for i, group in enumerate(parse_layout(layout)) if letter in group)
 
 
 def _batch_letters(size: int, sizes: Sizes) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.patching.state import State
+from snntorch_smixer.rest import reset_all
 
 
 class Reader:
@@ -31,12 +32,7 @@ class Reader:
 def _peek(neuron: nn.Module, x: Tensor) -> Tensor:
     before = State(neuron)
     try:
-        for module in neuron.modules():
-            # snnTorch's neurons keep a tensor under the name "reset".
-            rests = (getattr(module, name, None) for name in ("reset", "reset_mem"))
-            rest = next((rest for rest in rests if callable(rest)), None)
-            if rest is not None:
-                rest()
+        reset_all(neuron)
         return neuron.forward(x)
     finally:
         before.put_back()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.pruning.rates import check_rates, rate_at
 from snntorch_smixer.pruning.spatial import tokens_kept
+
+MAX_LINES = 40
+"""Lines that a plan prints at most; ``edits`` holds all of them."""
+_NUMBER = re.compile(r"(?<=\.)\d+(?=[.:,]|$)|^\d+(?=[.:])|(?<= )\d+(?=\.[a-z_])")  # of a block in a dotted name
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,15 @@ class Plan:
         has_spikes: False where the stream holds real values that no neuron reads: nothing can be ranked there.
         refusal: why nothing can be dropped, "" where it can.
         edits: one line per edit.
+        fixed: why no token can be dropped, "" where they can; steps may be.
+        left: one line per attention or product that stays as it is, with the reason.
         memory: what the memory mode does, one line each; only `summary` tells.
+        inactive: why nothing is dropped now whatever the settings are, "" where it is; only `summary` tells.
+
+    Examples:
+        >>> from snntorch_smixer import dstsp, from_pretrained
+        >>> dstsp.plan(from_pretrained("smixer-2-64-fmnist"), ps=0.3, t=1).tokens
+        (49, 34)
     """
 
     model: str
@@ -43,7 +56,10 @@ class Plan:
     has_spikes: bool
     refusal: str
     edits: tuple[str, ...]
+    fixed: str = ""
+    left: tuple[str, ...] = ()
     memory: tuple[str, ...] = ()
+    inactive: str = ""
 
     def __str__(self) -> str:
         steps, what = self.steps, "steps" if self.levels is None else "levels"
@@ -55,7 +71,28 @@ class Plan:
             f"  {what:<11} {_arrow(*steps)}",
             f"  parameters  {before:,} -> {'known after the first forward' if after is None else f'{after:,}'}",
         ]
-        return "\n".join([*lines, *(f"  {edit}" for edit in (*self.edits, *self.memory))])
+        if self.inactive:
+            lines.append(f"  pruning     off now: {self.inactive}")
+        done = (*self.edits, *self.left)
+        room = MAX_LINES - len(lines) - len(self.memory)
+        return "\n".join([*lines, *(f"  {line}" for line in (*_shortened(done, room), *self.memory))])
+
+
+def _shortened(edits: Sequence[str], room: int) -> list[str]:
+    """At most ``room`` lines: one for all edits that differ in the numbers of blocks alone, and the first of them."""
+    if len(edits) <= room:
+        return list(edits)
+    alike: dict[str, list[str]] = {}
+    for edit in edits:
+        alike.setdefault(_NUMBER.sub("*", edit), []).append(edit)
+    lines = [same[0] if len(same) == 1 else f"{text} ({len(same)} times)" for text, same in alike.items()]
+    if len(lines) <= room:
+        return lines
+    shown = max(0, room - 1)
+    return [
+        *lines[:shown],
+        f"and {len(lines) - shown} more kinds of edits; plan.edits and plan.left have all {len(edits)}",
+    ]
 
 
 @dataclass(eq=False)
@@ -64,6 +101,7 @@ class Found:
 
     Attributes:
         neurons: "" for those that run again in the backward pass, for the others why they do not.
+        records: what a neuron that runs again keeps of all steps for whoever asks, and does not keep now: (part, name).
         pairs: the BatchNorm in front of a neuron, "" where what it reads is kept.
         maps: linear maps that are computed again.
         refused: calls whose result could not be made again bit for bit.
@@ -73,6 +111,7 @@ class Found:
     """
 
     neurons: dict[str, str] = field(default_factory=dict)
+    records: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     pairs: dict[str, str] = field(default_factory=dict)
     maps: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
@@ -95,6 +134,7 @@ class Found:
             _listed("BatchNorm -> neuron, both computed again", pairs),
             _listed("neurons computed again, what they read is kept", alone),
             _listed("maps computed again", sorted(self.maps)) if mode == "recompute" else "",
+            _listed("records of all steps that are None instead", self._records()),
             _listed("left as they are", [f"{name} ({why})" for name, why in self.neurons.items() if why]),
             _listed("left because a checkpoint or other hooks keep for them", sorted(self.elsewhere)),
             _listed("left because they do not repeat bit for bit", sorted(self.refused)),
@@ -102,6 +142,10 @@ class Found:
         if not again:
             lines.insert(0, "no neuron can be computed again, so its membranes are kept; spikes are kept as bits")
         return tuple(f"memory {mode}: {line}" for line in lines if line)
+
+    def _records(self) -> Iterator[str]:
+        for neuron, held in self.records.items():
+            yield from (".".join(filter(None, (neuron, part, name))) for part, name in held)
 
 
 def _listed(what: str, names: Iterable[str]) -> str:
@@ -134,9 +178,14 @@ def check_fits(plan: Plan, settings: DSTSPConfig) -> None:
         raise SettingError(f"wrap: t={settings.t} is outside 1..{steps}, the {what} of this {plan.model}. Keep fewer.")
     if plan.family == "native":
         return
-    prunes = settings.t not in (None, steps) or any(rate_at(settings.ps, i, plan.depth) for i in range(plan.depth))
+    drops = any(rate_at(settings.ps, i, plan.depth) for i in range(plan.depth))
+    prunes = settings.t not in (None, steps) or drops
     if prunes and plan.refusal:
         raise SettingError(f"wrap: this {plan.model} cannot be pruned: {plan.refusal}. Pass ps=0, t=None to swap only.")
+    if drops and plan.fixed:
+        raise SettingError(
+            f"wrap: the tokens of this {plan.model} cannot be pruned: {plan.fixed}. Pass ps=0 to keep all of them."
+        )
     if prunes and not plan.has_spikes:
         raise SettingError(
             f"wrap: the stream of this {plan.model} holds real values and no neuron module reads it, so there are no "

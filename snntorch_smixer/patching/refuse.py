@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from torch import nn
 
 from snntorch_smixer.errors import FamilyError
@@ -20,12 +18,13 @@ def refuse_wrapped(model: nn.Module) -> None:
     name = type(model).__name__
     if not isinstance(model, nn.Module):
         raise FamilyError(f"wrap: got {name}, expected a torch.nn.Module.")
+    _refuse_tensors(model)
     outer = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, outer) or hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
         what = "compiled" if not isinstance(model, outer) else "inside " + name
         raise FamilyError(f"wrap: this {name} is {what}. Wrap the plain model first, then compile or distribute it.")
     if any(
-        isinstance(m, WrappedDSTSP)
+        isinstance(m, WrappedDSTSP) or "dstsp" in vars(m)
         for child in model.children()
         if child is not getattr(model, "dstsp", None)
         for m in child.modules()
@@ -38,6 +37,39 @@ def refuse_wrapped(model: nn.Module) -> None:
             f"wrap: this {name} prunes already ({_settings(existing)}). Set model.dstsp.ps and model.dstsp.t instead, "
             f"or {undo}."
         )
+
+
+_SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
+_RECOMPUTED = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm", "torch.nn.utils.prune")
+_PARALLEL = {"DistributedDataParallel", "DataParallel"}
+
+
+def _refuse_tensors(model: nn.Module) -> None:
+    """Raise for weights that cannot be computed with here: on the meta device, or spread over processes."""
+    name = type(model).__name__
+    for path, module in model.named_modules():
+        kinds = {c.__name__ for c in type(module).__mro__ if c.__module__.startswith("torch.")}
+        spread = next(iter(sorted(kinds & (_SHARDED | _PARALLEL if path else _SHARDED))), None)
+        tensors = [*module._parameters.values(), *module._buffers.values()]
+        if spread is None and any(type(t).__name__ == "DTensor" for t in tensors):
+            spread = "DTensor"
+        if spread is not None:
+            raise FamilyError(
+                f"wrap: {path or 'the root'} of this {name} is distributed ({spread}), and wrap copies what it looks "
+                "at. Wrap the plain model first, then distribute or shard it."
+            )
+        recomputed = next((h for h in module._forward_pre_hooks.values() if type(h).__module__ in _RECOMPUTED), None)
+        if recomputed is not None:
+            raise FamilyError(
+                f"wrap: the weight of {path or 'the root'} of this {name} is recomputed by {type(recomputed).__name__} "
+                "of torch.nn.utils in each forward, and cannot be copied. Remove that, or use "
+                "torch.nn.utils.parametrizations."
+            )
+        if any(t is not None and t.is_meta for t in tensors):
+            raise FamilyError(
+                f"wrap: {path or 'the root'} of this {name} is on the meta device, without values to look at. Load its "
+                "weights first: model.to_empty(device='cpu'), then load_state_dict."
+            )
 
 
 def _settings(existing: object) -> str:
@@ -70,21 +102,31 @@ def refuse_left(surveys: dict[str, Survey], swap: bool | str) -> None:
         raise FamilyError(f"{path.rstrip('.')}: {why}")
 
 
-def no_pruning(model: nn.Module, sites: Sites, surveys: dict[str, Survey], tokens: dict[str, int | None]) -> str:
-    """Why tokens and steps of this model must not be dropped, "" where they may be."""
-    for name, _ in model.named_parameters():
-        if re.search(r"(^|[._])(cls|class|reg|register)(_?tokens?)?$", name):
-            return f"its stream holds {name}, which would be ranked and dropped like an image token"
-    stem = sites.tokens
-    first = tokens[sites.blocks[0]]
-    if stem is not None and first is not None and first != stem:
-        return (
-            f"its stream has {first} tokens where its stem says {stem}; the others would be dropped like image tokens"
-        )
+def loops_itself(found: Survey, sites: Sites) -> bool:
+    """True where a block is called once for each step, by the model or by its caller."""
+    return "t" not in Layout(found.layout) and not sites.virtual_steps and found.remembers
+
+
+def no_pruning(sites: Sites, surveys: dict[str, Survey]) -> str:
+    """Why neither tokens nor steps of this model may be dropped, "" where they may be."""
     for path, found in surveys.items():
-        steps = "t" in Layout(found.layout)
-        if not steps and not sites.virtual_steps and found.remembers:
+        if found.causal:
+            return f"{path} is causal, and what is kept of a token would depend on those behind it"
+        if loops_itself(found, sites):
             return (
-                f"{path} takes one step at a time and its neurons remember, so that each step would keep other tokens"
+                f"{path} takes one step at a time and its neurons remember, so that the loop over time is the model's "
+                "own or its caller's: no step can be left out there, and each step would keep other tokens"
             )
     return ""
+
+
+def tied_tokens(sites: Sites, surveys: dict[str, Survey], tokens: dict[str, int | None]) -> str:
+    """Why tokens of this model are not alike, as far as its blocks tell; "" where they are."""
+    first = tokens[sites.blocks[0]]
+    if sites.tokens is not None and first is not None and first != sites.tokens:
+        return (
+            f"its stream has {first} tokens where its stem says {sites.tokens}; the others would be dropped like image "
+            "tokens"
+        )
+    bound = [(f"{path}.{inner}", why) for path, found in surveys.items() for inner, why in found.bound.items()]
+    return f"at {bound[0][0].rstrip('.')} {bound[0][1]}" if bound else ""

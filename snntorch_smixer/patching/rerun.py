@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from snntorch_smixer.layers.memory import has_hooks
 from snntorch_smixer.memory import KeepsLess
@@ -18,6 +18,7 @@ from snntorch_smixer.patching.hooks import CapLevels
 from snntorch_smixer.patching.state import State, put_back_values
 
 Forward = Callable[[Tensor], Any]
+Record = tuple[str, str]
 
 
 def may_be_neuron(module: nn.Module) -> bool:
@@ -42,7 +43,9 @@ def keep_input(module: nn.Module, forward: Forward, x: Tensor) -> Any:
     Raises:
         RuntimeError: in the backward pass, when a parameter or state of ``module`` was written into since.
     """
-    return checkpoint(_Again(module, forward), x, use_reentrant=False)
+    # To stop early, torch raises inside the forward, which a scripted function turns into a plain RuntimeError.
+    with set_checkpoint_early_stop(False):
+        return checkpoint(_Again(module, forward), x, use_reentrant=False)
 
 
 class _Again:
@@ -100,6 +103,61 @@ def why_not(module: nn.Module, forward: Forward, x: Tensor) -> str | None:
         put_back_values(values)
     same = all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
     return "" if same else "it gives something else when it runs again"
+
+
+def records(module: nn.Module, forward: Forward, x: Tensor) -> tuple[Record, ...]:
+    """Where a neuron keeps something of all steps for whoever asks, as SpikingJelly's ``v_seq``: (part, name).
+
+    The next call gives the same without it. Nothing that ``module`` remembers changes, nor do torch's generators.
+
+    Args:
+        module: a neuron that runs again, see `why_not`.
+        forward: of ``module``.
+        x: an input that it gets.
+    """
+    start = State(module)
+    values = start.values()
+    try:
+        _trial(forward, x)
+        held = [(path, name) for path, part in module.named_modules() for name in _of_all_steps(part, x)]
+        plain = _trial(forward, x)
+        dropped = []
+        for record in held:
+            start.put_back()
+            _trial(forward, x)
+            drop(module, (record,))
+            if all(torch.equal(a, b) for a, b in zip(plain, _trial(forward, x), strict=True)):
+                dropped.append(record)
+    except Exception:  # noqa: BLE001 - foreign code may need what was dropped
+        return ()
+    finally:
+        start.put_back()
+        put_back_values(values)
+    return tuple(dropped)
+
+
+def drop(module: nn.Module, held: tuple[Record, ...]) -> None:
+    """Let the records of `records` be None until the next call."""
+    for path, name in held:
+        for table in _tables(module.get_submodule(path)):
+            if name in table:
+                table[name] = None
+
+
+def _of_all_steps(part: nn.Module, x: Tensor) -> list[str]:
+    tables = _tables(part)
+    return [
+        name
+        for table in tables
+        for name, value in table.items()
+        if isinstance(value, Tensor) and value.shape == x.shape
+    ]
+
+
+def _tables(part: nn.Module) -> list[dict[str, Any]]:
+    """Attributes of a module, and the dictionary in which SpikingJelly's neurons keep theirs."""
+    memories = vars(part).get("_memories")
+    return [vars(part), memories] if isinstance(memories, dict) else [vars(part)]
 
 
 def _is_watched(part: nn.Module) -> bool:

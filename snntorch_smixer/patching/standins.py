@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from snntorch_smixer.errors import LayoutError
 from snntorch_smixer.layers.attention import SpikingSelfAttention
-from snntorch_smixer.layers.mixer import SpikingTokenMixer
-from snntorch_smixer.patching.observe import HOOKS
+from snntorch_smixer.layers.mixer import SMixer
+from snntorch_smixer.patching.observe import HOOKS, ByValue
 from snntorch_smixer.patching.program import Program
 from snntorch_smixer.selection import Selection
 
@@ -64,28 +65,27 @@ class Removed:
     def __init__(self, module: nn.Module, parts: Sequence[Part] = (), tap: Tap | None = None) -> None:
         self.module, self.parts, self.tap, self.teaching = module, tuple(parts), tap, False
         self.training = module.training
-        self.modes: list[tuple[nn.Module, bool]] = []
 
     def start_teaching(self, watcher: Callable[[int, Tap], Watcher], heads: int) -> Watcher:
-        """Let the original run in place of what replaced it, and show V and its product to a new watcher."""
+        """Let the original run in place of what replaced it, and show V and its product to a new watcher.
+
+        To undo it, set ``teaching`` to False and restore the `State` of ``module``.
+        """
         if self.tap is None:
             raise ValueError("there is nothing to watch")
         seen = watcher(heads, self.tap)
-        self.modes = [(module, module.training) for module in self.module.modules()]
         self.module.eval()
         for name, child in self.tap.children(seen).items():
             self.module.add_module(name, child)
         self.teaching = True
         return seen
 
-    def stop_teaching(self) -> None:
-        """Undo `start_teaching`."""
-        self.teaching = False
-        for module, training in self.modes:
-            module.training = training
-        self.modes = []
-        for name in () if self.tap is None else (TAP, *self.tap.functions):
-            self.module._modules.pop(name, None)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Removed:
+        # The membranes of neurons that wait here may be nodes of a graph, and no reset of the model reaches them.
+        twin = memo[id(self)] = object.__new__(Removed)
+        with ByValue():
+            vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
 
     def give_back(self, stand_in: nn.Module) -> nn.Module:
         """The original, with what its parts have learnt; where the mode changed, what waited in it changes too."""
@@ -104,6 +104,10 @@ class InPlaceOf(nn.Module):
     removed: Removed
     has_w_m = True
     """False where the products were kept."""
+
+    def replaced(self) -> str:
+        """Dotted name of a shared part in whose place another module was put since, "" for none."""
+        return ""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InPlaceOf:
         # Keeps what was taken out on the device and in the precision of the rest.
@@ -124,7 +128,7 @@ def _apply_outside(module: nn.Module, fn: Callable[[Tensor], Tensor], done: set[
         _apply_outside(child, fn, done)
 
 
-class SwappedMixer(InPlaceOf, SpikingTokenMixer):
+class SwappedMixer(InPlaceOf, SMixer):
     """The mixer that stands in for a `SpikingSelfAttention` of this package; it shares V and the projection.
 
     Args:
@@ -143,8 +147,15 @@ class SwappedMixer(InPlaceOf, SpikingTokenMixer):
         self.training = attention.training
         self.value.training = self.w_m.training = attention.training
 
+    def replaced(self) -> str:
+        """A part of V; the projection is shared as a whole, with whatever is put into it."""
+        theirs: Any = self.removed.module
+        return next(
+            (f"value.{n}" for n in ("linear", "norm") if getattr(self.value, n) is not getattr(theirs.value, n)), ""
+        )
+
     def forward(self, x: Tensor, kept: Selection | None = None) -> Tensor:
-        """As `SpikingTokenMixer`."""
+        """As `SMixer`."""
         if not self.removed.teaching:
             return super().forward(x, kept)
         attention: Any = self.removed.module
@@ -190,6 +201,7 @@ class SwappedAttention(InPlaceOf):
                     owner.add_module(parent, nn.Module())
                 owner = getattr(owner, parent)
             setattr(owner, name, child)
+        self._given = {path: child for path, child in children.items() if isinstance(child, nn.Module)}
         self.training = removed.module.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -208,6 +220,11 @@ class SwappedAttention(InPlaceOf):
                 if callable(getattr(module, "reset", None)):
                     module.reset()  # type: ignore[operator]
         return self.programs[self.training](self, *args, **kwargs)
+
+    def replaced(self) -> str:
+        """A child that is no longer the one that it shares with the original, or that was cut out of it."""
+        mine = dict(self.named_modules())
+        return next((path for path, child in self._given.items() if mine.get(path) is not child), "")
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from snntorch_smixer.errors import FamilyError, LayoutError
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching.behaviour import keeps_state, neurons, without_weights
 from snntorch_smixer.patching.fabricate import LAYOUTS, fabricate, layout_of
+from snntorch_smixer.patching.judge import PlacesError
 from snntorch_smixer.patching.observe import Observation, copied, first_tensor, observe
 from snntorch_smixer.patching.prepare import prepare
 from snntorch_smixer.patching.products import Sizes
@@ -50,6 +51,9 @@ class Survey:
         stateful: True where that neuron keeps something between calls.
         swaps: by dotted name within the block, "" for the block itself.
         left: attention that multiplies matrices and cannot be swapped, with the reason.
+        others: chained products that are no attention and stay, with the reason.
+        bound: attention whose tokens are tied to their places, with the reason.
+        causal: True where no token knows of those behind it.
         units: for blocks that keep the grid: what works on kept tokens alone, or on all with dropped ones masked.
         silenced: neurons within the masked ones, by dotted name within the block, with their layouts.
         spatial: True where something in it looks at neighbours.
@@ -63,6 +67,9 @@ class Survey:
     stateful: bool
     swaps: dict[str, Swap]
     left: dict[str, str]
+    others: dict[str, str]
+    bound: dict[str, str]
+    causal: bool
     units: tuple[Unit, ...]
     silenced: dict[str, str]
     spatial: bool
@@ -80,18 +87,24 @@ def survey(block: nn.Module, *, tokens: int | None = None, rank: int | None = No
     Raises:
         FamilyError: no layout and width fits.
     """
-    twin, reason = copied(block), ""
+    twin, furthest, reason = copied(block), -1, ""
     for layout, channels, square in _candidates(twin, rank):
         x, sizes = fabricate(twin, layout, channels, tokens=tokens, square=square)
+        seen = Observation()
         try:
-            seen = observe(copy.deepcopy(twin), example_arguments(twin, x))
+            observe(copy.deepcopy(twin), example_arguments(twin, x), seen=seen)
         except Exception as error:  # noqa: BLE001 - foreign code on a wrong layout may raise anything
-            reason = f"; the last one failed with {type(error).__name__}: {error}"
+            if len(seen.calls) > furthest:
+                furthest = len(seen.calls)
+                reason = f"; it gets furthest with {layout!r}, and fails with {type(error).__name__}: {error}"
             continue
         out = first_tensor(seen.out)
         same = out is not None and out.numel() == x.numel() and sorted(out.shape) == sorted(x.shape)
         if same and not _steps_are_samples(twin, layout, x, sizes, out):
             return _describe(twin, layout, channels, x, sizes, seen)
+        if not same and len(seen.calls) >= furthest:
+            furthest, given = len(seen.calls) + 1, None if out is None else tuple(out.shape)
+            reason = f"; with {layout!r} it runs, and gives {given} for {tuple(x.shape)}"
     raise FamilyError(
         f"wrap: {type(block).__name__} takes none of the layouts {', '.join(LAYOUTS)} at any width of its weights"
         f"{reason}. Expected a block that gives a stream of any number of tokens back in its shape."
@@ -134,8 +147,12 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
     empty = without_weights(block)
     bare = observe(empty, example_arguments(empty, x))
     out = first_tensor(bare.out)
-    left: dict[str, str] = {}
-    swaps = dict(_attentions(block, layout, channels, sizes, seen, left))
+    found = _Attentions()
+    swaps = dict(_attentions(block, layout, channels, sizes, seen, found))
+    if not seen.spatial and _is_causal(block, layout, x, sizes, seen):
+        found.causal = True
+        found.left |= {path: CAUSAL for path, swap in swaps.items() if swap.kind != "mixer"}
+        swaps = {path: swap for path, swap in swaps.items() if swap.kind == "mixer"}
     residual = out is not None and _same_values(out, x)
     units = _grid_units(list(_units(block, x, sizes, seen, bare)), swaps, layout, residual)
     masked = [unit.path for unit in units if not unit.pointwise]
@@ -153,7 +170,10 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
         neuron=neuron,
         stateful=neuron is not None and keeps_state(block.get_submodule(neuron), x),
         swaps=swaps,
-        left=left,
+        left=found.left,
+        others=found.others,
+        bound=found.bound,
+        causal=found.causal,
         units=units,
         silenced=silenced,
         spatial=bool(seen.spatial),
@@ -191,12 +211,14 @@ def _first_neuron(block: nn.Module, x: Tensor, bare: Observation) -> str | None:
 
 
 def _attentions(
-    block: nn.Module, layout: str, channels: int, sizes: Sizes, seen: Observation, left: dict[str, str]
+    block: nn.Module, layout: str, channels: int, sizes: Sizes, seen: Observation, found: _Attentions
 ) -> Iterator[tuple[str, Swap]]:
     for path, module in block.named_modules():
         if isinstance(getattr(module, "linear_mix", None), nn.ModuleList):
             call = seen.first_call(path)
             yield path, matrices(module, layout if call is None else layout_of(call.x, sizes)[0])
+    for path, layer in seen.opaque:
+        found.left[path] = f"wrap: got a {layer}, whose products are one call of torch. {_KEEP}"
     quadratic = attention_paths(seen)
     places = quadratic or list(dict.fromkeys(path for _, path in seen.sums))
     for path in places:
@@ -205,15 +227,59 @@ def _attentions(
         form, width = (layout, channels) if call is None else layout_of(call.x, sizes)
         if not form:
             continue
-        try:
-            found = prepare(module, *fabricate(module, form, width, free_steps=True), form)
-        except (FamilyError, LayoutError) as error:
-            left[path] = str(error) if str(error).startswith("wrap") else f"wrap: {error} Pass swap=False."
-            continue
-        if found is not None:
-            yield path, found
-        elif path in quadratic:
-            left[path] = "wrap: its products are not two in a row. Pass swap=False to keep them."
+        swap = _prepared(path, module, form, width, found)
+        if swap is not None:
+            yield path, swap
+        elif path in quadratic and not {path} & {*found.left, *found.others}:
+            found.left[path] = "wrap: its products are not two in a row. Pass swap=False to keep them."
+
+
+def _prepared(path: str, module: nn.Module, form: str, width: int, found: _Attentions) -> Swap | None:
+    """How to swap an attention; where it is none, or cannot be swapped, ``found`` says why."""
+    try:
+        swap, other = prepare(module, *fabricate(module, form, width, free_steps=True), form)
+    except (FamilyError, LayoutError) as error:
+        found.left[path] = str(error) if str(error).startswith("wrap") else f"wrap: {error} Pass swap=False."
+        if isinstance(error, PlacesError):
+            found.bound[path] = error.why
+            found.causal = found.causal or error.causal
+        return None
+    if other:
+        found.others[path] = other
+    return swap
+
+
+@dataclass(eq=False)
+class _Attentions:
+    """What is said of attentions that are not swapped, see `Survey`."""
+
+    left: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    bound: dict[str, str] = field(default_factory=dict)
+    causal: bool = False
+
+
+_KEEP = "Write its products out with matmul, or pass swap=False to keep it."
+CAUSAL = str(PlacesError("it is causal, no token knows of those behind it"))
+
+
+@torch.no_grad()
+def _is_causal(block: nn.Module, layout: str, x: Tensor, sizes: Sizes, seen: Observation) -> bool:
+    """True where later tokens read earlier ones and never the other way round.
+
+    In half of the samples the later tokens are changed, in the others the earlier ones.
+    """
+    read, known, half = Layout(layout), {"t": sizes.t or 1}, sizes.n // 2
+    changed = read.to_tokens(x, known).clone()
+    early, late = changed[:, ::2, half:], changed[:, 1::2, :half]
+    for part in (early, late):
+        part.copy_(part.flip(-1) * 0.5 + 1)
+    inputs = example_arguments(block, read.from_tokens(changed, {"y": sizes.y, "x": sizes.x}))
+    before, after = first_tensor(seen.out), first_tensor(copy.deepcopy(block)(**inputs))
+    if before is None or after is None or before.shape != x.shape or after.shape != x.shape:
+        return False
+    moved = (read.to_tokens(before, known) != read.to_tokens(after, known)).any(3)
+    return bool(moved[:, 1::2, half:].any()) and not bool(moved[:, ::2, :half].any())
 
 
 def attention_paths(seen: Observation) -> list[str]:

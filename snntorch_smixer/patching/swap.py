@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from snntorch_smixer.layers.mixer import matrix
 from snntorch_smixer.patching.fused import Fused, Slice, sliced
 from snntorch_smixer.patching.modules import Current, TokenMixing, token_matrix
 from snntorch_smixer.patching.program import Program
@@ -45,6 +44,7 @@ class Swap:
         train_graph: the new forward of training mode, None where it is the same.
         factor: numbers behind the product that ``W_M`` takes over.
         frozen: arguments that the new forward holds at the values of the trace.
+        height: what one spike of V counts; 1 unless an integer neuron divides its levels.
     """
 
     kind: str
@@ -66,6 +66,7 @@ class Swap:
     train_graph: fx.Graph | None = None
     factor: float = 1.0
     frozen: Mapping[str, Any] = field(default_factory=dict)
+    height: float = 1.0
 
     def new_name(self, path: str) -> str | None:
         """Name of a child after the swap, None where it is gone."""
@@ -108,18 +109,18 @@ def matrices(module: nn.Module, layout: str) -> Swap:
 class Matrices:
     """The matrices of a module that was a mixer already, for `unwrap`."""
 
-    w_m: nn.Conv1d
+    mixer: TokenMixing
     linears: nn.ModuleList
 
     def take(self) -> None:
         """Use them as ``W_M``."""
         with torch.no_grad():
-            matrix(self.w_m).copy_(torch.stack([linear.weight for linear in self.linears]))  # type: ignore[misc]
+            self.mixer.matrix.copy_(torch.stack([linear.weight for linear in self.linears]))  # type: ignore[misc]
 
     @torch.no_grad()
     def give_back(self) -> None:
-        """Write what ``W_M`` learnt into them."""
-        for linear, mine in zip(self.linears, matrix(self.w_m), strict=True):
+        """Write what ``W_M`` learnt into them, with what an adapter around it adds."""
+        for linear, mine in zip(self.linears, self.mixer.matrix, strict=True):
             linear.weight.copy_(mine)  # type: ignore[operator]
 
 
@@ -171,7 +172,7 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
     if swap.kind == "as_is":
         return kind(programs, parts, Removed(module), resets=swap.resets, frozen=swap.frozen)
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
-    w_m = token_matrix(swap.heads, tokens, swap.stride)
+    w_m = token_matrix(swap.heads, tokens, swap.stride, height=swap.height)
     if weight is not None:
         w_m = w_m.to(device=weight.device, dtype=weight.dtype)
     mixer = TokenMixing(w_m, value_layout=swap.value_layout, out_layout=swap.out_layout, current=current)
@@ -183,7 +184,7 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
     )
     backs: list[Slice | Matrices] = list(slices)
     if swap.kind == "mixer":
-        matrices_of = Matrices(w_m, cast(nn.ModuleList, module.linear_mix))
+        matrices_of = Matrices(mixer, cast(nn.ModuleList, module.linear_mix))
         matrices_of.take()
         backs = [matrices_of]
     removed = Removed(module, backs, tap)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dis
 import inspect
+import itertools
+import math
+import operator
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -14,8 +18,15 @@ from torch import fx, nn
 
 from snntorch_smixer.errors import FamilyError
 
+_ALONE = threading.Lock()
+"""Held while a forward is followed: torch.fx patches classes of torch for all threads."""
+
 VALUE = "value"
 """Key in ``node.meta`` of what the node held while it was traced."""
+
+FIXED = "fixed"
+"""Key in ``node.meta`` of what plain Python took or branched on: the graph holds for inputs that give the same there.
+It is "loops or indexes by", "takes a plain number from" or "branches on"."""
 
 CALL = "_function_call"
 """End of the name of a child that a trace adds for an ``autograd.Function``."""
@@ -35,12 +46,17 @@ def trace(module: nn.Module, inputs: Mapping[str, Any]) -> fx.Graph:
         FamilyError: the forward does what no graph can hold, or fails on these inputs.
     """
     try:
-        with torch.no_grad(), _recorded_functions():
+        with _ALONE, torch.no_grad(), _patched(), _followed_numbers(module):
             return _Tracer(dict(inputs)).trace(module)
     except FamilyError:
         raise
     except Exception as error:
         name = type(module).__name__
+        if isinstance(error, TypeError) and "integer" in str(error):
+            raise FamilyError(
+                f"wrap: the forward of {name} loops over, or counts by, a size of its input, as over its time steps, "
+                "which no graph can hold. Use tensor operations on all of them; pass swap=False to keep its attention."
+            ) from error
         raise FamilyError(
             f"wrap: the forward of {name} cannot be followed: {type(error).__name__}: {error}. Expected tensor "
             "operations and calls of child modules; pass swap=False to keep its attention."
@@ -90,7 +106,7 @@ class _Tracer(fx.Tracer):
     def __init__(self, inputs: dict[str, Any]) -> None:
         wrapped = tuple(f for f in (_einops("rearrange"), _einops("repeat"), _einops("einsum")) if f is not None)
         super().__init__(autowrap_functions=wrapped)
-        self.inputs, self.running = inputs, False
+        self.inputs, self.running, self.thread = inputs, False, threading.get_ident()
         self.proxy_buffer_attributes = True
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:  # noqa: ARG002
@@ -109,7 +125,8 @@ class _Tracer(fx.Tracer):
         return True
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if self.running or self._is_product(m, args):
+        elsewhere = threading.get_ident() != self.thread  # another model runs there meanwhile
+        if elsewhere or self.running or self._is_product(m, args):
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
@@ -120,7 +137,9 @@ class _Tracer(fx.Tracer):
         return len(activations) > 1 and not any(True for _ in m.parameters())
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
+        if self.running or threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
@@ -140,6 +159,7 @@ class _Tracer(fx.Tracer):
         return _Sized(node, self)
 
     def to_bool(self, obj: Any) -> bool:
+        obj.node.meta[FIXED] = "branches on"
         return bool(obj.node.meta[VALUE])
 
     def iter(self, obj: Any) -> Iterator[Any]:
@@ -154,7 +174,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Sized(fx.Proxy):
-    """A proxy that knows its length, for ``len(x.shape)``."""
+    """A proxy that knows its length, for ``len(x.shape)``, and whose sizes stay sizes in plain Python."""
 
     def __len__(self) -> int:
         return len(self.node.meta[VALUE])
@@ -162,10 +182,87 @@ class _Sized(fx.Proxy):
     def __getattr__(self, k: str) -> fx.proxy.Attribute:
         return _SizedAttribute(self, k)
 
+    def __round__(self, *digits: int) -> fx.Proxy:
+        return self._call(round, self, *digits)
 
-class _SizedAttribute(fx.proxy.Attribute):
-    def __len__(self) -> int:
-        return len(self.node.meta[VALUE])
+    def __divmod__(self, other: Any) -> fx.Proxy:
+        return self._call(divmod, self, other)
+
+    def __rdivmod__(self, other: Any) -> fx.Proxy:
+        return self._call(divmod, other, self)
+
+    def __abs__(self) -> fx.Proxy:
+        return self._call(abs, self)
+
+    def __floor__(self) -> fx.Proxy:
+        return self._call(math.floor, self)
+
+    def __ceil__(self) -> fx.Proxy:
+        return self._call(math.ceil, self)
+
+    def __trunc__(self) -> fx.Proxy:
+        return self._call(math.trunc, self)
+
+    # Python demands real numbers of these: for range(), for an index into a list, for code of another file.
+    def __index__(self) -> int:
+        return operator.index(self._fixed("loops or indexes by"))
+
+    def __int__(self) -> int:
+        return int(self._fixed("takes a plain number from"))
+
+    def __float__(self) -> float:
+        return float(self._fixed("takes a plain number from"))
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, args, {})
+
+    def _fixed(self, how: str) -> Any:
+        if torch.is_tensor(self.node.meta[VALUE]):
+            raise TypeError("a number is taken out of a tensor, which no graph can hold")
+        self.node.meta[FIXED] = how
+        return self.node.meta[VALUE]
+
+
+class _SizedAttribute(_Sized, fx.proxy.Attribute):
+    """An attribute that is read, such as a shape."""
+
+
+class _Follows(type):
+    """Stands for the type ``int`` or ``float`` in the code that is traced: its calls on sizes are nodes."""
+
+    plain: type
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], _Sized) and not torch.is_tensor(args[0].node.meta[VALUE]):
+            return args[0]._call(cls.plain, *args)
+        return cls.plain(*args, **kwargs)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value.node.meta[VALUE] if isinstance(value, _Sized) else value, cls.plain)
+
+    def __subclasscheck__(cls, other: type) -> bool:
+        return issubclass(other, cls.plain)
+
+
+class _Int(int, metaclass=_Follows):
+    plain = int
+
+
+class _Float(float, metaclass=_Follows):
+    plain = float
+
+
+class _Picks:
+    """Stands for ``max`` or ``min`` in the code that is traced: that of sizes is a node, and no branch."""
+
+    def __init__(self, plain: Callable[..., Any]) -> None:
+        self.plain = plain
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        size = next((arg for arg in args if isinstance(arg, _Sized)), None)
+        if size is None or kwargs or torch.is_tensor(size.node.meta[VALUE]):
+            return self.plain(*args, **kwargs)
+        return size._call(self.plain, *args)
 
 
 def run_node(root: Any, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
@@ -189,9 +286,10 @@ def function_calls(graph: fx.Graph, module: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _recorded_functions() -> Iterator[None]:
+def _patched() -> Iterator[None]:
+    """Record autograd functions, and leave no patch of torch.fx behind, whose own undoing Ctrl-C can end midway."""
     # torch.fx looks through autograd.Function.apply and would lose its surrogate gradient.
-    plain = torch.autograd.Function.__dict__["apply"]
+    plain, call, attribute = torch.autograd.Function.__dict__["apply"], nn.Module.__call__, nn.Module.__getattr__
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         proxies = [a for a in args if isinstance(a, fx.Proxy)]
@@ -204,6 +302,21 @@ def _recorded_functions() -> Iterator[None]:
         yield
     finally:
         torch.autograd.Function.apply = plain  # type: ignore[method-assign]
+        nn.Module.__call__, nn.Module.__getattr__ = call, attribute  # type: ignore[method-assign]
+
+
+@contextmanager
+def _followed_numbers(module: nn.Module) -> Iterator[None]:
+    # int(x) and float(x) must return plain numbers, whatever x is, so in the files of the module they mean another.
+    kinds = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")]
+    scopes = [getattr(inspect.unwrap(f), "__globals__", None) for kind in kinds for f in vars(kind).values()]
+    names = {"int": _Int, "float": _Float, "max": _Picks(max), "min": _Picks(min)}
+    with ExitStack() as stack:
+        for scope, name in itertools.product({id(scope): scope for scope in scopes if scope}.values(), names):
+            if name not in scope:
+                scope[name] = names[name]
+                stack.callback(scope.pop, name)
+        yield
 
 
 def _einops(name: str) -> Callable[..., Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor, fx, nn
 from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching.fused import Fused, sliced
+from snntorch_smixer.patching.observe import first_tensor
 from snntorch_smixer.patching.products import Attention, Sizes, is_activation
 from snntorch_smixer.patching.swap import MIXER
-from snntorch_smixer.patching.trace import VALUE, run_node
+from snntorch_smixer.patching.trace import FIXED, VALUE, example_arguments, run_node
 
 
 @torch.no_grad()
@@ -29,6 +31,53 @@ def evaluate(twin: nn.Module, node: fx.Node, inputs: Mapping[str, Any]) -> Any:
         if other is node:
             break
     return values[node]
+
+
+def refuse_fixed(
+    fresh: Callable[[int | None], nn.Module], graph: fx.Graph, x: Tensor, *, layout: str, name: str, sizes: Sizes
+) -> None:
+    """Raise `FamilyError` where plain Python took a size, and the graph is wrong for other steps, samples or tokens.
+
+    Args:
+        fresh: makes a copy of what was traced, at rest, for that many steps.
+        graph: from `trace`.
+        x: the input that was traced.
+        layout: of ``x``.
+        name: of the parameter that takes ``x``.
+        sizes: of ``x``.
+    """
+    fixed = [node for node in graph.nodes if FIXED in node.meta]
+    if not fixed:
+        return
+    tokens = Layout(layout).to_tokens(x, {"t": sizes.t or 1})
+    fewer = {"tokens": tokens[:, :, : (sizes.y - 1) * sizes.x], "samples": tokens[:, :2]}
+    fewer |= {} if sizes.t is None else {"time steps": tokens[:1]}
+    for what, part in fewer.items():
+        grid = {"y": sizes.y - (what == "tokens"), "x": sizes.x}
+        inputs = {name: Layout(layout).from_tokens(part, grid)}
+        make = partial(fresh, 1 if what == "time steps" else sizes.t)
+        if not _follows(make, graph, inputs):
+            how = sorted({str(node.meta[FIXED]) for node in fixed})
+            raise FamilyError(
+                f"wrap: the forward of an attention {' and '.join(how)} a size that follows the number of {what}, so "
+                "its graph would hold for one number alone. Write it with tensor operations, or pass swap=False."
+            )
+
+
+@torch.no_grad()
+def _follows(make: Callable[[], nn.Module], graph: fx.Graph, inputs: dict[str, Any]) -> bool:
+    """True where ``graph`` gives what the module gives, and where that takes no such input."""
+    twin = make()
+    try:
+        want = first_tensor(twin(**{**example_arguments(twin, inputs[next(iter(inputs))]), **inputs}))
+    except Exception:  # noqa: BLE001 - foreign code may refuse sizes
+        return True
+    (end,) = [n for n in graph.nodes if n.op == "output"]
+    try:
+        got = [evaluate(make(), node, inputs) for node in end.all_input_nodes if is_activation(node)][:1]
+    except Exception:  # noqa: BLE001 - sizes that were fixed do not fit
+        return False
+    return want is None or not got or (got[0].shape == want.shape and torch.equal(got[0], want))
 
 
 def checked_axes(
@@ -63,6 +112,19 @@ def checked_axes(
         if all(_only_at(read, before, value, known, axis, place) for axis, place, value in probes):
             return value_layout, out_layout
     raise FamilyError("wrap: the value of an attention mixes samples or steps. Pass swap=False.")
+
+
+def follows_tokens(
+    fresh: Callable[[], nn.Module], attention: Attention, x: Tensor, *, layout: str, name: str, sizes: Sizes
+) -> bool:
+    """True where a change of the first token of ``x`` leaves some tokens of V as they are; arguments as above."""
+    tokens = Layout(layout).to_tokens(x, {"t": sizes.t or 1}).clone()
+    tokens[:, :, 0] = torch.rand_like(tokens[:, :, 0]) * 4
+    changed = Layout(layout).from_tokens(tokens, {"y": sizes.y, "x": sizes.x})
+    after, before = evaluate(fresh(), attention.value, {name: changed}), attention.value.meta[VALUE]
+    read, known = Layout(attention.value_layout), {"t": sizes.t or 1, "b": sizes.b, "g": attention.heads}
+    moved = read.to_tokens(before, known) != read.to_tokens(after, known)
+    return not bool(moved.any(3).any(1).any(0).all())
 
 
 def _orders(attention: Attention) -> Iterator[tuple[str, str]]:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from snntorch_smixer.errors import FamilyError, LayoutError
+from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.memory import MODES, memory_of
 from snntorch_smixer.models.smixer_net import SMixerNet
+from snntorch_smixer.modes import random_state_kept, undisturbed
 from snntorch_smixer.patching import native
-from snntorch_smixer.patching.edits import Context, undo
-from snntorch_smixer.patching.fit import fit, reset_all
-from snntorch_smixer.patching.hooks import EndForward, StartForward, StoredSteps
-from snntorch_smixer.patching.lean import EndLean, StartLean
-from snntorch_smixer.patching.modules import Current, WrappedDSTSP
-from snntorch_smixer.patching.observe import first_tensor
+from snntorch_smixer.patching.edits import LATER, Context, undo
+from snntorch_smixer.patching.fit import fit
+from snntorch_smixer.patching.hooks import SameGrid, picture_size
+from snntorch_smixer.patching.modules import WrappedDSTSP
+from snntorch_smixer.patching.observe import reset_copy
+from snntorch_smixer.patching.outputs import TryFirst, check_outputs, shapes_of
 from snntorch_smixer.patching.plan import Patch, look
 from snntorch_smixer.patching.record import Plan, steps_after, tokens_after
+from snntorch_smixer.patching.running import unwatch, watch
+from snntorch_smixer.patching.standins import InPlaceOf, SwappedAttention
+from snntorch_smixer.patching.state import restored
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.pruning.rates import Rates
 
@@ -32,8 +35,17 @@ Model = TypeVar("Model", bound=nn.Module)
 def plan(
     model: nn.Module, *, ps: Rates = 0.3, t: int | None = 1, swap: bool | str = True, example_input: Any = None
 ) -> Plan:
-    """What `wrap` with the same arguments would do; ``print`` it. Raises what `wrap` raises, touches nothing."""
-    return look(model, DSTSPConfig(ps=ps, t=t), swap=swap, example=example_input).plan
+    """What `wrap` with the same arguments would do; ``print`` it. Raises what `wrap` raises, touches nothing.
+
+    The random generators stay as they were too.
+
+    Examples:
+        >>> from snntorch_smixer import dstsp, from_pretrained
+        >>> print(dstsp.plan(from_pretrained("smixer-2-64-fmnist"), ps=0.3, t=1).steps)
+        (4, 1)
+    """
+    with undisturbed():
+        return look(model, DSTSPConfig(ps=ps, t=t), swap=swap, example=example_input).plan
 
 
 def wrap(
@@ -64,73 +76,76 @@ def wrap(
             replaces; see `fit`. Needs swapped attention.
 
     Returns:
-        The same model.
+        The same model. Every ``W_M`` of N x N was drawn from torch's generator, or is drawn at the first forward.
 
     Raises:
-        FamilyError: nothing to patch, no family and no example, or the model is wrapped, compiled or distributed.
-        SettingError: a setting is out of range. In every case the model is as before.
+        FamilyError: nothing to patch, no family and no example, or the model is wrapped, compiled, distributed or on
+            the meta device.
+        SettingError: a setting is out of range. In every case the model and the random generators are as before.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import dstsp, from_pretrained
+        >>> net = dstsp.wrap(from_pretrained("smixer-2-64-fmnist"), ps=0.3, t=1)
+        >>> net.dstsp.ps = 0.1  # live
+        >>> net(torch.randn(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
-    patch = look(model, DSTSPConfig(ps=ps, t=t), swap=swap, example=example_input)
-    with torch.inference_mode(False):
-        _apply(model, patch, swap)
-    if example_input is not None and patch.plan.family != "native":
-        _try(model, patch, example_input)
-    if calibrate is not None:
-        try:
-            fit(model, calibrate)
-        except BaseException:
-            unwrap(model)
-            raise
+    with undisturbed(), random_state_kept(failed=True):
+        patch = look(model, DSTSPConfig(ps=ps, t=t), swap=swap, example=example_input)
+        with restored(model, failed=True):
+            _apply(model, patch, swap, example_input)
+            if example_input is not None and patch.plan.family != "native":
+                _try(model, patch, example_input)
+            if calibrate is not None:
+                fit(model, calibrate)
     return model
 
 
-def _apply(model: nn.Module, patch: Patch, swap: bool | str) -> None:
+@torch.inference_mode(False)
+def _apply(model: nn.Module, patch: Patch, swap: bool | str, example: Any) -> None:
     dstsp = WrappedDSTSP(patch.plan.settings, patch.plan, swap=swap).train(model.training)
-    stored = StoredSteps()
-    context = Context(dstsp, Current(), stored)
-    try:
-        for edit in patch.edits:
-            edit.apply(model, context)
-        stored.places = tuple(_place(model, name) for name in patch.stored)
-        if patch.plan.family != "native":
-            model.register_forward_pre_hook(StartForward(context.current, stored))
-            model.register_forward_hook(EndForward(context.current, stored), always_call=True)
-            lean = StartLean(dstsp)
-            model.register_forward_pre_hook(lean)
-            model.register_forward_hook(EndLean(lean), always_call=True)
-    except BaseException:
-        undo(model)
-        raise
-    if patch.plan.family == "native" and (mode := memory_of(model)) in MODES:
+    context = Context(dstsp, dstsp.current, dstsp.stored)
+    for edit in patch.edits:
+        edit.apply(model, context)
+    dstsp.stored.places = tuple(_place(model, name) for name in patch.stored)
+    if patch.plan.family != "native":
+        same = SameGrid(dstsp, picture_size(example))
+        model.register_forward_pre_hook(same, with_kwargs=True)
+        model.register_forward_hook(same, with_kwargs=True)
+        model.register_forward_pre_hook(TryFirst(dstsp, dstsp.current), with_kwargs=True)
+        watch(model)
+    elif (mode := memory_of(model)) in MODES:
         dstsp.memory = mode  # its layers have modes of their own, and the handle agrees with them
-    model.dstsp = dstsp
+    if _iterates(model):
+        object.__setattr__(model, "dstsp", dstsp)  # a child would be one more layer
+    else:
+        model.dstsp = dstsp
     _forget_reset_cache(model)
 
 
+def _iterates(model: nn.Module) -> bool:
+    """True where the forward of ``model`` goes through its children, whichever they are."""
+    code = getattr(type(model).forward, "__code__", None)
+    names = set() if code is None else set(code.co_names)
+    container = isinstance(model, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    return container or bool(names & {"children", "named_children", "_modules"})
+
+
 def _try(model: nn.Module, patch: Patch, example: Any) -> None:
-    """Run a copy once, and take everything out again where that fails or gives results of another shape."""
+    """Run a copy once, and raise where that fails or gives results of another shape."""
     try:
-        twin = copy.deepcopy(model).eval()
-        reset_all(twin)
+        tried = TryFirst.of(model)
+        tried.tried = tried.drops()
+        twin = reset_copy(model)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            out = first_tensor(twin(*(example if isinstance(example, tuple) else (example,))))
-        _check_shape(out, patch)
+            out = twin(*(example if isinstance(example, tuple) else (example,)))
+        check_outputs(patch.out_shapes, shapes_of(out), TryFirst.of(twin).current)
     except Exception as error:
-        unwrap(model)
         raise FamilyError(
             f"wrap: {type(model).__name__} does not run with its tokens pruned: {type(error).__name__}: {error}. Pass "
             "ps=0, t=None, or register a family, see dstsp.register."
         ) from error
-
-
-def _check_shape(out: Tensor | None, patch: Patch) -> None:
-    before, (steps, kept) = patch.out_shape, patch.plan.steps
-    after = None if out is None else tuple(out.shape)
-    if before is None or after is None or after == before:
-        return
-    if len(after) == len(before) and after[1:] == before[1:] and (before[0], after[0]) == (steps, kept):
-        return  # logits of each step
-    raise LayoutError(f"the output has shape {after}, before it had {before}")
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -141,26 +156,40 @@ def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 def unwrap(model: Model) -> Model:
     """Undo `wrap`: outputs are bit-identical to those before, as long as nothing was trained in between.
 
-    What V and the projection learnt since stays; Q and K come back as they were.
+    What V and the projection learnt since stays; Q and K come back as they were. Afterwards ``model.dstsp`` is None in
+    an `SMixerNet` and gone in any other model; `summary` answers in words whether a model is wrapped.
 
     Raises:
         FamilyError: the model was not wrapped.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import dstsp, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.randn(2, 1, 28, 28)
+        >>> before = net(x)
+        >>> torch.equal(dstsp.unwrap(dstsp.wrap(net, ps=0.3, t=1))(x), before)
+        True
     """
     if not isinstance(getattr(model, "dstsp", None), WrappedDSTSP):
         raise FamilyError(
             f"unwrap: this {type(model).__name__} was not wrapped, so there is nothing to undo. A net built "
             "with pruning stops with model.dstsp.active = 'never'."
         )
-    for hook in model._forward_pre_hooks.values():
-        if isinstance(hook, StartLean):
-            hook.stop()  # a forward that Ctrl-C ended did not reach its end
-    undo(model)
-    if isinstance(model, SMixerNet):
-        native.undo(model)
-        model.dstsp = None
-    else:
-        del model.dstsp
-    _forget_reset_cache(model)
+    for path, part in model.named_modules():
+        if isinstance(part, InPlaceOf) and (name := part.replaced()):
+            raise FamilyError(
+                f"unwrap: another module was put in the place of {path}.{name} since wrap, and what it learnt would be "
+                "lost. Merge it into the original and put that back first."
+            )
+    with restored(model, failed=True):
+        undo(model)
+        unwatch(model)
+        if isinstance(model, SMixerNet):
+            native.undo(model)
+            model.dstsp = None
+        else:
+            del model.dstsp
+        _forget_reset_cache(model)
     return model
 
 
@@ -169,22 +198,56 @@ def summary(model: nn.Module) -> Plan:
 
     Raises:
         FamilyError: the model was not wrapped.
+
+    Examples:
+        >>> from snntorch_smixer import dstsp, from_pretrained
+        >>> net = dstsp.wrap(from_pretrained("smixer-2-64-fmnist"), ps=0.3, t=1)
+        >>> net.dstsp.ps = 0.1
+        >>> dstsp.summary(net).tokens
+        (49, 44)
     """
     dstsp = getattr(model, "dstsp", None)
     if not isinstance(dstsp, WrappedDSTSP):
         raise FamilyError(f"summary: this {type(model).__name__} was not wrapped. Call dstsp.wrap(model) first.")
-    done, settings = dstsp.plan, dstsp.settings
-    tokens = done.tokens[0]
+    if "dstsp" not in model._modules:
+        dstsp.training = model.training
+    done, settings, active = dstsp.plan, dstsp.settings, dstsp.is_active()
+    made = {path: m.mixer.shape for path, m in model.named_modules() if isinstance(m, SwappedAttention) and m.has_w_m}
+    sizes = [shape for shape in made.values() if shape[0]]
+    tokens = done.tokens[0] if done.tokens[0] is not None or not sizes else sizes[-1][0]
+    steps = (done.steps[0], steps_after(settings, done.steps[0]) if active else done.steps[0])
+    kept = (tokens, tokens_after(settings, tokens, done.depth) if active else tokens)
     lazy = any(isinstance(p, nn.UninitializedParameter) for p in model.parameters())
-    after = None if lazy else sum(p.numel() for p in model.parameters())
+    edits = tuple(_made(edit, made) for edit in done.edits)
+    if done.family == "native":
+        edits = (*edits[:-1], native.pruning(steps, kept))
     return replace(
         done,
         settings=settings,
-        steps=(done.steps[0], steps_after(settings, done.steps[0])),
-        tokens=(tokens, tokens_after(settings, tokens, done.depth)),
-        parameters=(done.parameters[0], after),
-        memory=() if done.family == "native" else dstsp.found.lines(dstsp.memory),
+        steps=steps,
+        tokens=kept,
+        parameters=(done.parameters[0], None if lazy else sum(p.numel() for p in model.parameters())),
+        inactive="" if active else f"active={settings.active!r}, and the model is in {_mode(model)} mode",
+        edits=edits,
+        memory=(f"memory {memory_of(model)}",) if done.family == "native" else _memory(model, dstsp),
     )
+
+
+def _mode(model: nn.Module) -> str:
+    return "training" if model.training else "evaluation"
+
+
+def _made(edit: str, made: Mapping[str, tuple[int, int]]) -> str:
+    """The line of an edit, with the size of a ``W_M`` that was not made when the line was."""
+    rows, columns = made.get(edit.partition(": ")[0], (0, 0))
+    return edit.replace(LATER, f"{rows} x {columns}") if rows else edit
+
+
+def _memory(model: nn.Module, dstsp: WrappedDSTSP) -> tuple[str, ...]:
+    lines = dstsp.found.lines(dstsp.memory)
+    if memory_of(model) == dstsp.memory:
+        return lines
+    return (*lines, "memory: layers or neurons of this package in it have modes of their own; set_memory sets all")
 
 
 def _forget_reset_cache(model: nn.Module) -> None:

@@ -88,7 +88,7 @@ def test_nothing_but_w_m_changes(fake: Fake, mode: bool):
 def test_batches_may_come_in_many_forms(fake: Fake):
     x, labels = fake.example(batch=4), torch.arange(4)
     if fake.mixer_paths:
-        with pytest.raises(FamilyError, match=r"^fit: no attention was swapped, so there is no W_M to fit\."):
+        with pytest.raises(FamilyError, match=r"^fit: every W_M holds the model's own matrices already"):
             dstsp.fit(wrapped(fake).model, [x])
         return
     forms = [

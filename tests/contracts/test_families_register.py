@@ -69,7 +69,16 @@ def test_what_is_no_family_is_refused():
 
 
 @each(["einsum"])
-def test_the_nearest_family_is_named(fake: Fake):
+def test_a_family_that_has_nothing_in_common_is_not_called_near(fake: Fake):
     dstsp.register(SecondBlock())
+    with pytest.raises(FamilyError, match=r"^wrap: no family matches \w+\. Pass example_input"):
+        dstsp.wrap(fake.build())
+
+
+@each(["einsum"])
+def test_the_nearest_family_is_named(fake: Fake):
+    family = SecondBlock()
+    family.missing = lambda model: ["a deck"] if any(True for _ in model.children()) else ["blocks", "a deck"]
+    dstsp.register(family)
     with pytest.raises(FamilyError, match=r"Nearest is second_block, which needs a deck\."):
         dstsp.wrap(fake.build())

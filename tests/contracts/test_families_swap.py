@@ -87,6 +87,8 @@ def test_a_plan_says_what_wrap_does_and_touches_nothing(fake: Fake):
     text = str(found)
     assert found.model in text
     assert f"{numbers[0]:,} -> {numbers[1]:,}" in text or numbers[0] == numbers[1]
+    assert len(text.splitlines()) <= 40
+    text = "\n".join(f"  {edit}" for edit in found.edits)
     for path in swapped_paths(made.model):
         assert f"  {path}: " in text
     hooked = {place.rpartition(".")[0] for place in our_hooks(made.model)} - {""}

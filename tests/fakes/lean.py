@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack as function_modes
 
 from snntorch_smixer import set_memory
-from snntorch_smixer.patching.lean import _innermost
+from snntorch_smixer.modes import innermost_saved
 from tests.fakes.neurons import reset
 from tests.fakes.wrapped import FAKES, wrapped
 
@@ -47,7 +47,7 @@ def trained(mode: str, step: Callable[[nn.Module], None], **settings) -> nn.Modu
 
 
 def check_nothing_left(model: nn.Module) -> None:
-    assert _innermost() is None
+    assert innermost_saved() is None
     assert function_modes() == []
     assert [name for name, module in model.named_modules() if "forward" in vars(module)] == []
 

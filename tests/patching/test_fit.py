@@ -1,14 +1,18 @@
 """Ridge regression by hand, and calibration of a network of this package."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from snntorch_smixer import dstsp
 from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.layers.mixer import matrix
 from snntorch_smixer.patching.fit import ridge
+from tests.fakes.stateless import Stateless, pictures
 
 
 def test_ridge_by_hand():
@@ -59,3 +63,76 @@ def test_a_mixer_of_its_own_is_not_fitted(firing_net):
         FamilyError, match=r"^fit: no attention was swapped, so there is no W_M to fit\. Wrap with swap="
     ):
         dstsp.fit(dstsp.wrap(firing_net()), [torch.randn(2, 2, 16, 16)])
+
+
+def sight(net: torch.nn.Module) -> tuple[object, ...]:
+    modules = [(name, type(m), m.training, len(m._forward_hooks)) for name, m in net.named_modules()]
+    return modules, {name: value.tolist() for name, value in net.state_dict().items()}, net.dstsp
+
+
+def failing(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    yield x
+    raise OSError("the loader broke")
+
+
+def test_every_module_keeps_its_own_mode(firing_net):
+    net, x = firing_net(mixer="ssa").train(), torch.randn(2, 2, 16, 16)
+    net.blocks[0].mlp.eval()
+    dstsp.wrap(net, calibrate=[x])
+    modes = {name: m.training for name, m in net.named_modules()}
+    assert (modes["blocks.0.mlp"], modes["blocks.1.mlp"]) == (False, True)
+    removed = net.blocks[0].mixer.removed.module
+    for batches, error in (([x], None), (failing(x), OSError)):
+        with nullcontext() if error is None else pytest.raises(error):
+            dstsp.fit(net, batches)
+        assert {name: m.training for name, m in net.named_modules()} == modes
+        assert all(m.training for m in removed.modules())
+        assert not hasattr(removed, "tap")
+        assert net.dstsp.active == "both"
+    unwrapped = dstsp.unwrap(net)
+    assert [unwrapped.blocks[0].mlp.training, unwrapped.blocks[0].mixer.training] == [False, True]
+
+
+def test_a_calibration_that_fails_leaves_an_unwrapped_model(firing_net):
+    net, x = firing_net(mixer="ssa"), torch.randn(2, 2, 16, 16)
+    before = sight(net)
+    with pytest.raises(OSError, match="the loader broke"):
+        dstsp.wrap(net, calibrate=failing(x))
+    assert sight(net) == before
+    other = Stateless()
+    seen = outline(other)
+    with pytest.raises(OSError, match="the loader broke"):
+        dstsp.wrap(other, example_input=pictures(), calibrate=failing(pictures()))
+    assert outline(other) == seen
+    dstsp.wrap(other, example_input=pictures())
+
+
+def outline(net: torch.nn.Module) -> list[object]:
+    return [(name, type(m), len(m._forward_pre_hooks), len(m._forward_hooks)) for name, m in net.named_modules()]
+
+
+def test_matrices_are_all_written_or_none():
+    x = pictures()
+    net = dstsp.wrap(Stateless(), example_input=x)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    last = matrix(net.blocks[1].mixer.w_m)
+    with pytest.raises(KeyboardInterrupt), _Stop(last.data_ptr()):
+        dstsp.fit(net, [x])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    dstsp.fit(net, [x])
+    assert not torch.equal(net.blocks[0].mixer.w_m.weight, before["blocks.0.mixer.w_m.weight"])
+
+
+class _Stop(TorchFunctionMode):
+    """Ctrl-C behind the first write into some memory."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self.place, self.done = place, False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.copy_ and not self.done and args[0].data_ptr() == self.place:
+            self.done = True
+            raise KeyboardInterrupt
+        return out

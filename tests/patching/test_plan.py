@@ -76,8 +76,8 @@ def test_a_plan_is_immutable(firing_net):
         (
             nn.Linear(2, 2),
             FamilyError,
-            "wrap: no family matches Linear. Nearest is spikeyolo, which needs model, a Sequential of layers. Pass "
-            "example_input=..., so that its forward can be looked at; or register a family of your own, see "
+            "wrap: no family matches Linear. Pass example_input=..., so that its forward can be looked at; or "
+            "register a family of your own, see "
             "dstsp.register.",
         ),
         (None, SettingError, "wrap: t=5 is outside 1..4, the steps of this SMixerNet. Keep fewer."),

@@ -1,6 +1,7 @@
 """Neurons that keep their input alone: same spikes, gradients and state; what cannot repeat is told."""
 
 import copy
+import warnings
 
 import pytest
 import snntorch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from snntorch_smixer.bench.peak import held_bytes
 from snntorch_smixer.neurons import LIF
-from snntorch_smixer.patching.rerun import keep_input, may_be_neuron, why_not
+from snntorch_smixer.patching.rerun import drop, keep_input, may_be_neuron, records, why_not
 from tests.fakes.neurons import MemUpdate, MultiSpike, MultiStepLIF, Soma, StepNode, StoredTLIF
 
 STEPS = 4
@@ -244,3 +245,35 @@ def test_only_the_input_is_kept():
     rng = torch.get_rng_state().nbytes
     assert held_bytes(Soma(), x) >= 4 * x.numel()
     assert held_bytes(Again(), x) <= rng
+
+
+class KeepsAllSteps(MultiStepLIF):
+    """SpikingJelly 0.12: the membranes of all steps stay in ``v_seq``; resets by a scripted function, as 0.14 does."""
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        spikes, membranes = [], []
+        for x in x_seq:
+            spikes.append(super().forward(x[None])[0])
+            self.v = _scripted(self.v)
+            membranes.append(self.v)
+        self.v_seq = torch.stack(membranes)
+        return torch.stack(spikes)
+
+
+def _decay(v: Tensor):
+    return v * 0.9
+
+
+with warnings.catch_warnings(action="ignore"):  # torch has left scripts behind, SpikingJelly 0.14 has not
+    _scripted = torch.jit.script(_decay)
+
+
+def test_records_of_all_steps_are_found_and_dropped_and_the_state_is_not() -> None:
+    neuron, x = KeepsAllSteps(), torch.randn(STEPS, 2, 3, requires_grad=True)
+    assert why_not(neuron, neuron.forward, x) == ""
+    held = records(neuron, neuron.forward, x)
+    neuron(x)
+    drop(neuron, held)
+    assert held == (("", "v_seq"),)
+    assert neuron.v_seq is None
+    assert isinstance(neuron.v, Tensor)
