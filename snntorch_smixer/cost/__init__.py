@@ -51,3 +51,8 @@ __all__ = [
     "plan_w_prime",
     "power_mw",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

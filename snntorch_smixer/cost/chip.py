@@ -93,6 +93,11 @@ class Profile:
         operating_points: published averages, never used as prices.
         capacity: what a core and a chip hold.
         notes: caveats for people.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> cost.load_profile("horowitz45-fp32").title
+        '45 nm arithmetic, fp32'
     """
 
     name: str

@@ -30,6 +30,14 @@ class Comparison:
         after: the second.
         saving_pj: per sample, by the names of `CAUSES`; the sum is the whole difference.
         layers: layers that both have, with energies before and after in pJ per sample.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> saving = cost.compare(cost.estimate(net, x), cost.estimate(net, x))
+        >>> saving.saving_mj
+        0.0
     """
 
     before: CostReport
@@ -62,6 +70,15 @@ def compare(before: CostReport, after: CostReport) -> Comparison:
 
     Raises:
         SettingError: the reports are of different chips or assumptions.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> dense = cost.estimate(net, x)
+        >>> pruned = cost.estimate(from_pretrained("smixer-2-64-fmnist-dstsp"), x)
+        >>> cost.compare(dense, pruned).saving_mj > 0
+        True
     """
     if before.profile.name != after.profile.name or before.assume != after.assume:
         raise SettingError(

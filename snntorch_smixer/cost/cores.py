@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
@@ -22,10 +22,12 @@ class LayerFit:
         blocks_per_core: largest number of its blocks in a core.
         outputs_per_core: largest number of neurons of one block in a core.
         limit: what keeps it from taking fewer cores: "neurons", "axons" (inputs of a core), "synapses" (of a crossbar),
-            "synapse memory", "fan-in", on unequal cores "kernel memory", "neuron memory", "biases", "cores"; several
-            joined by "+"; "" where nothing does.
+            "synapse memory", "fan-in", "fan-out", "synapses of a chip", "neurons of a chip", on unequal cores "kernel
+            memory", "neuron memory", "biases", "cores"; several joined by "+"; "" where nothing does.
         problem: why it does not fit, None where it does.
         core_ids: the cores, from 0, on a chip whose cores differ; else empty.
+        synapses: most weights that one of its cores stores.
+        edges: most cores that one spike of its neurons is sent to.
     """
 
     layer: str
@@ -36,14 +38,30 @@ class LayerFit:
     limit: str = ""
     problem: str | None = None
     core_ids: tuple[int, ...] = ()
+    synapses: int = field(default=0, compare=False)
+    edges: int = field(default=0, compare=False)
+
+    @property
+    def fan_in_edges(self) -> int:
+        """Most of its cores that read one input: the parts of its outputs, and the positions of a convolution.
+
+        An input of a convolution reaches neighbours along the last axis and whole lines apart along the others.
+        """
+        if self.geometry is None or not self.cores:
+            return 0
+        kernel = self.geometry.kernel or (1,)
+        rows = -(-self.geometry.blocks // self.blocks_per_core)
+        lines = prod(kernel[:-1]) * (1 + -(-(kernel[-1] - 1) // self.blocks_per_core))
+        return self.cores // rows * min(rows, lines)
 
 
 @dataclass(frozen=True)
 class _Core:
-    """What a core holds, and the bits of a weight in it."""
+    """What a core holds, the bits of a weight in it, and the cores that each of its neurons sends to."""
 
     capacity: Capacity
     bits: int
+    edges: int = 0
 
     def loads(self, p: int, q: int, geometry: Geometry) -> tuple[tuple[str, int, int | None], ...]:
         """(resource, used, limit) of a core with p blocks x q outputs of a layer."""
@@ -54,7 +72,14 @@ class _Core:
             ("axons", p * geometry.fan_in, self.capacity.fan_in),
             ("synapses", weights, self.capacity.synapses_per_core),
             ("synapse memory", weights * self.bits, self.capacity.synapse_bits_per_core),
+            ("fan-out", p * q * self.edges, self.capacity.fan_out),
+            ("synapses of a chip", weights, self.capacity.synapses_per_chip),
+            ("neurons of a chip", p * q, self.capacity.neurons_per_chip),
         )
+
+    def synapses(self, p: int, q: int, geometry: Geometry) -> int:
+        """Weights that a core with p blocks x q outputs stores."""
+        return next(used for name, used, _ in self.loads(p, q, geometry) if name == "synapses")
 
     def overfull(self, p: int, q: int, geometry: Geometry) -> list[str]:
         """Resources that p blocks x q outputs exceed."""
@@ -65,12 +90,13 @@ class _Core:
         if "axons" in self.overfull(p, 1, geometry):
             return 0
         loads = self.loads(p, 1, geometry)
-        return min([geometry.outputs, *(limit // used for name, used, limit in loads if limit and name != "axons")])
+        most = [limit // used for name, used, limit in loads if limit and used and name != "axons"]
+        return min([geometry.outputs, *most])
 
 
-def tile_cores(name: str, geometry: Geometry, profile: Profile, *, whole_blocks: bool) -> LayerFit:
-    """A layer on equal cores: p blocks x q outputs in each, with the fewest cores."""
-    core = _Core(profile.capacity, profile.weight_bits)
+def tile_cores(name: str, geometry: Geometry, profile: Profile, *, whole_blocks: bool, edges: int = 0) -> LayerFit:
+    """A layer on equal cores: p blocks x q outputs in each, with the fewest cores; ``edges`` cores read each neuron."""
+    core = _Core(profile.capacity, profile.weight_bits, edges)
     inputs = core.capacity.fan_in
     if inputs is not None and geometry.fan_in > inputs:
         problem = f"fan-in {geometry.fan_in} > {inputs} inputs of a core"
@@ -78,11 +104,15 @@ def tile_cores(name: str, geometry: Geometry, profile: Profile, *, whole_blocks:
     tile = _tile(geometry, core, whole_blocks)
     if tile is None:
         limit = "+".join(core.overfull(1, 1, geometry))
-        problem = f"one neuron with {geometry.fan_in} weights of {core.bits} bits exceeds the {limit} of a core"
-        return LayerFit(name, geometry, None, limit=limit, problem=problem)
+        problem = f"one neuron with {geometry.fan_in} weights of {core.bits} bits exceeds the {limit}"
+        problem += "" if limit.endswith("chip") else " of a core"
+        if limit == "fan-out":
+            problem = f"one neuron sends to {edges} cores > {core.capacity.fan_out} outgoing edges of a core"
+        return LayerFit(name, geometry, None, limit=limit, problem=problem, edges=edges)
     p, columns = tile
     cores, q = -(-geometry.blocks // p) * columns, -(-geometry.outputs // columns)
-    return LayerFit(name, geometry, cores, p, q, _limit(p, q, geometry, core))
+    limit, synapses = _limit(p, q, geometry, core), core.synapses(p, q, geometry)
+    return LayerFit(name, geometry, cores, p, q, limit, synapses=synapses, edges=edges)
 
 
 @lru_cache(maxsize=1024)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor, nn
 
 from snntorch_smixer.cost.measure import measure
 from snntorch_smixer.cost.profile import Profile, load_profile
-from snntorch_smixer.cost.records import Record, Records
+from snntorch_smixer.cost.records import Folding, Record, Records
 from snntorch_smixer.cost.terms import TERMS, Assumptions, Setting
 from snntorch_smixer.errors import SettingError
 
@@ -58,7 +60,7 @@ class CostReport:
     """What a run costs on a chip, per sample. ``print`` shows a table.
 
     Attributes:
-        records: what ran.
+        records: what ran, linear layers in a row folded where `Assumptions.fold` says so.
         profile: the chip.
         assume: what was assumed.
         rows: layers in the order of the run.
@@ -69,6 +71,15 @@ class CostReport:
         unpriced: what the total is without.
         included: terms that cost nothing extra on this chip, with the reason.
         static_saving_pj: difference between computing a static image at every time step and once.
+        folded: linear layers that `records` holds as one, by the name of that one.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> report = cost.estimate(net, x, chip="horowitz45-fp32")
+        >>> "weight reads" in {entry.term for entry in report.unpriced}  # no price on this chip
+        True
     """
 
     records: Records
@@ -82,6 +93,7 @@ class CostReport:
     unpriced: tuple[Unpriced, ...]
     included: Mapping[str, str]
     static_saving_pj: float
+    folded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def energy_mj(self) -> float:
@@ -101,6 +113,44 @@ class CostReport:
         """The same by sample, in mJ."""
         return self._split(by_sample=True)
 
+    @property
+    def sample_mj(self) -> tuple[float, ...] | None:
+        """The whole energy of every sample, in mJ; their mean is `energy_mj`.
+
+        Linear maps and products are shared out by their events, spikes and hops by the spikes, all else evenly. None
+        where a layer does not tell which axis is samples.
+        """
+        n = self.records.samples
+        total = [self.static_power_pj] * n
+        for row in self.rows:
+            by_events = _by_events(row)
+            even = row.total_pj - by_events
+            counts = [1] * n
+            if by_events:
+                if row.record.events is None or len(row.record.events[0]) != n:
+                    return None
+                counts = [sum(steps) for steps in zip(*row.record.events, strict=True)]
+            share = by_events * n / sum(counts) if any(counts) else 0.0
+            even += 0.0 if any(counts) else by_events
+            total = [pj + even + count * share for pj, count in zip(total, counts, strict=True)]
+        return tuple(pj / _PJ_PER_MJ for pj in total)
+
+    @property
+    def interval_mj(self) -> tuple[float, float] | None:
+        """95 % confidence interval of the mean energy per sample, in mJ; None for fewer than two samples."""
+        return interval(self.sample_mj)
+
+    @property
+    def by_class_mj(self) -> Mapping[int, tuple[float, ...]] | None:
+        """Energies of the samples of each class, in mJ; None where the records hold no classes."""
+        energies, classes = self.sample_mj, self.records.classes
+        if energies is None or classes is None:
+            return None
+        return {
+            label: tuple(mj for mj, of in zip(energies, classes, strict=True) if of == label)
+            for label in sorted(set(classes))
+        }
+
     def _split(self, *, by_sample: bool) -> tuple[float, ...] | None:
         out = [0.0] * (self.records.samples if by_sample else self.records.steps)
         for row in self.rows:
@@ -115,12 +165,16 @@ class CostReport:
             out = [mj + count * weight for mj, count in zip(out, sums + [0] * (len(out) - len(sums)), strict=True)]
         return tuple(out)
 
+    def to_text(self, *, merged: bool = True) -> str:
+        """What `print` shows: with ``merged`` a layer and the neurons that it drives are one row."""
+        return str(_text().to_text(self, merged=merged))
+
     def to_json(self, path: str | Path | None = None) -> str:
         """Everything as JSON; also written to ``path`` if given."""
         return _written(_text().to_json(self), path)
 
     def to_csv(self, path: str | Path | None = None) -> str:
-        """One line per layer as CSV; also written to ``path`` if given."""
+        """One line per layer and operation as CSV, all per sample; also written to ``path`` if given."""
         return _written(_text().to_csv(self), path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
@@ -131,9 +185,38 @@ class CostReport:
         return str(_text().to_text(self))
 
 
+_EVENT_TERMS = frozenset({"spikes sent", "hops"})
+
+
+def _by_events(row: Row) -> float:
+    """The part of a layer's energy that its events cause: all of a linear map or product, spikes and hops of others."""
+    if row.record.geometry is not None or row.record.op == "act_act":
+        return row.total_pj
+    return sum(pj for term, pj in row.energy_pj.items() if term in _EVENT_TERMS)
+
+
+def interval(values: Sequence[float] | None) -> tuple[float, float] | None:
+    """95 % confidence interval of a mean, by Student's t; None for fewer than two values."""
+    if values is None or len(values) < 2:
+        return None
+    half = _student(len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return fmean(values) - half, fmean(values) + half
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % point of Student's t: a table up to 4 degrees of freedom, then the expansion of Cornish and Fisher."""
+    exact = (12.7062, 4.3027, 3.1824, 2.7764)
+    if freedom <= len(exact):
+        return exact[freedom - 1]
+    z = 1.959964
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
 def estimate(
     subject: Records | nn.Module,
-    what: Profile | str | Path | Tensor | Sequence[Tensor] | None = None,
+    what: Profile | str | Path | Tensor | Sequence[Tensor] | Iterable[Any] | None = None,
     *,
     chip: Profile | str | Path | None = None,
     assume: Assumptions | None = None,
@@ -146,7 +229,7 @@ def estimate(
 
     Args:
         subject: `Records` from `measure`, or a model.
-        what: with a model, the batch to measure it on. With records, the chip.
+        what: with a model, the batch or batches to measure it on. With records, the chip.
         chip: a name of `list_profiles`, your own TOML file, or a `Profile`; "horowitz45-fp32" if none is named.
         assume: what the run does not tell; the defaults of `Assumptions`.
         axes: with a model, the leading axes of the batch, see `measure`: they say what a sample is.
@@ -156,10 +239,18 @@ def estimate(
         ProfileError: unknown chip, or malformed profile.
         MeasureError: the model cannot be measured.
         SettingError: neither records nor a model, no batch, or two chips.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> report = cost.estimate(net, x, chip="loihi1")
+        >>> report.energy_mj > 0
+        True
     """
     usage = "Call estimate(records, chip) or estimate(model, batch, chip=...)."
     if isinstance(subject, nn.Module):
-        if not isinstance(what, Tensor | list | tuple):
+        if not isinstance(what, Iterable) or isinstance(what, str):
             raise SettingError(f"estimate: got a model and {what!r}, expected its input. {usage}")
         profile, records = _profile(chip), measure(subject, what, axes=axes, steps=steps)
     elif isinstance(subject, Records) and (what is None or isinstance(what, Profile | str | Path)):
@@ -178,6 +269,9 @@ def _profile(chip: Profile | str | Path | None) -> Profile:
 
 def _report(records: Records, profile: Profile, assume: Assumptions) -> CostReport:
     setting = Setting(profile, assume, records.steps)
+    chosen = _cheaper(records, setting)
+    folded = {e.record.layer: tuple(records.layers[i].layer for i in e.members) for e in chosen}
+    records = records.folded(chosen)
     amounts = [{term.name: term.amount(record, setting) for term in TERMS} for record in records.layers]
     prices = {term.name: _price(profile, assume, term.price) for term in TERMS}
     rows = tuple(
@@ -202,7 +296,38 @@ def _report(records: Records, profile: Profile, assume: Assumptions) -> CostRepo
         unpriced=unpriced,
         included={t.name: profile.includes[t.price] for t in TERMS if totals[t.name] and t.price in profile.includes},
         static_saving_pj=_static_saving(records, setting),
+        folded=folded,
     )
+
+
+def _cheaper(records: Records, setting: Setting) -> list[Folding]:
+    """Foldings that cost less than their layers apart, of each row of layers the one that leaves the least."""
+    if not setting.assume.fold or setting.assume.batch_norm != "fold" or setting.papers:
+        return []
+    best: dict[int, tuple[float, Folding]] = {}
+    for folding in sorted(records.foldings, key=lambda entry: len(entry.members)):
+        apart, once = [records.layers[i] for i in folding.members], [folding.record]
+        (energy, free), (together, missing) = _cost(apart, setting), _cost(once, setting)
+        # Work without a price is no reason to stay apart, and new work without one is no saving.
+        saving = energy - together if missing <= free else -1.0
+        saving = max(saving, 0.0) if missing < free else saving
+        start = folding.members[0]
+        if saving >= 0 and (start not in best or saving >= best[start][0]):
+            best[start] = saving, folding
+    return [folding for _, folding in best.values()]
+
+
+def _cost(layers: Sequence[Record], setting: Setting) -> tuple[float, set[str]]:
+    """Priced energy in pJ, and the terms that have no price."""
+    total, missing = 0.0, set()
+    for term in TERMS:
+        amount = sum(term.amount(record, setting) for record in layers)
+        price = _price(setting.profile, setting.assume, term.price)
+        total += amount * (price or 0.0)
+        figure = setting.profile.prices.get(term.price)
+        if amount and figure is not None and figure.value is None:
+            missing.add(term.name)
+    return total, missing
 
 
 def _price(profile: Profile, assume: Assumptions, key: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from snntorch_smixer.cost.chip import Capacity, Profile
@@ -14,17 +14,27 @@ from snntorch_smixer.errors import ProfileError
 
 @dataclass(frozen=True)
 class Fit:
-    """A network on a chip. `cores` and `chips` are None unless `ok`: a part of a network has no total.
+    """A network on a chip. `cores` and `chips` are None where something does not fit: a part has no total.
 
     Attributes:
         profile: name of the chip.
         layers: one entry per layer with weights, and per product of two activations that the chip cannot do.
         neurons: accumulators of all layers with weights.
         cores: cores of all layers; a core holds one layer, or a part of one.
-        chips: chips that have these cores; None, too, where the cores of a chip are not published.
+        chips: chips that have these cores and hold their neurons and synapses; None, too, where the cores of a chip are
+            not published.
         least_cores: lower bound: all neurons, packed without regard to their connections; None on unequal cores.
-        least_chips: the same in chips.
-        unchecked: what could not be checked, for want of a published number or of the information.
+        least_chips: the same in chips; the distinct weights count, too, where the synapses of a chip are published.
+        unchecked: what could not be checked, for want of a published number.
+        skipped: limits that the profile holds and that were not checked all the same.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> fit = cost.fits(cost.measure(net, x), cost.load_profile("loihi1"))
+        >>> fit.problems
+        ()
     """
 
     profile: str
@@ -35,6 +45,7 @@ class Fit:
     least_cores: int | None
     least_chips: int | None
     unchecked: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -43,8 +54,8 @@ class Fit:
 
     @property
     def ok(self) -> bool:
-        """True where every layer fits."""
-        return not self.problems
+        """True where every layer fits and every limit of the profile was checked."""
+        return not self.problems and not self.skipped
 
 
 def fits(records: Records | Mapping[str, Geometry], profile: Profile, *, whole_blocks: bool = True) -> Fit:
@@ -53,10 +64,14 @@ def fits(records: Records | Mapping[str, Geometry], profile: Profile, *, whole_b
     A core holds p blocks x q outputs of one layer, as few cores as possible: ``p * q`` neurons, ``p * fan_in`` axons,
     and the weights. Where the chip shares weights, a core stores a weight matrix once for all its blocks that use it;
     blocks lie in the order of their weight sets, p in a row, so a core at the border of two heads stores both matrices.
-    Else each block has its own copy. All steps run on the same cores.
+    Else each block has its own copy. All steps run on the same cores. Cores fill chips one after the other, as far as
+    the cores, neurons and synapses (stored weights) of a chip go.
+
+    Fan-out: a spike is one outgoing edge for each core that reads it. Where a core would need more edges than it has,
+    its layer takes more cores. Who reads whom is `Record.sources`; without it each layer feeds the one after it.
 
     Upper bounds: positions of a convolution overlap, yet each counts as a block with inputs of its own; no core holds
-    two layers. Not checked: fan-out and routing tables, delays, accuracy at ``profile.weight_bits``.
+    two layers. Not modelled: routing tables, delays, accuracy at ``profile.weight_bits``.
 
     On a chip with unequal cores (Speck) each weight set of a layer takes one core whole, memory rounded up to powers of
     two, and the layers are matched with the cores; a token mixer counts as 1 x 1 convolution with tokens for channels.
@@ -70,6 +85,13 @@ def fits(records: Records | Mapping[str, Geometry], profile: Profile, *, whole_b
 
     Raises:
         ProfileError: the profile says nothing about the neurons of a core.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> cost.fits(cost.measure(net, x), cost.load_profile("loihi1")).chips
+        1
     """
     capacity = profile.capacity
     layers = list(_layers(records))
@@ -77,22 +99,94 @@ def fits(records: Records | Mapping[str, Geometry], profile: Profile, *, whole_b
         placed = match_cores(layers, capacity)
     else:
         _need_neurons(profile)
-        placed = [tile_cores(name, geometry, profile, whole_blocks=whole_blocks) for name, geometry in layers]
+        placed = _tiled(layers, profile, _readers(records, layers), whole_blocks=whole_blocks)
     neurons = sum(geometry.neurons for _, geometry in layers)
-    placed += _products(records, profile)
-    cores = None if any(entry.problem for entry in placed) else sum(entry.cores or 0 for entry in placed)
-    chips = None if cores is None or capacity.cores_per_chip is None else -(-cores // capacity.cores_per_chip)
+    cores = chips = None
+    products = _products(records, profile)
+    if not products and not any(entry.problem for entry in placed):
+        cores = sum(entry.cores or 0 for entry in placed)
+        chips = _chips(placed, capacity)
     equal = capacity.neurons_per_core is not None
     return Fit(
         profile=profile.name,
-        layers=tuple(placed),
+        layers=(*placed, *products),
         neurons=neurons,
         cores=cores,
         chips=chips,
         least_cores=least_cores(neurons, profile) if equal else None,
-        least_chips=least_chips(neurons, profile) if equal and capacity.cores_per_chip else None,
+        least_chips=_fewest_chips(layers, profile) if equal and capacity.cores_per_chip else None,
         unchecked=_unchecked(capacity),
+        skipped=_skipped(capacity),
     )
+
+
+def _tiled(
+    layers: Sequence[tuple[str, Geometry]], profile: Profile, readers: Sequence[Sequence[int]], *, whole_blocks: bool
+) -> list[LayerFit]:
+    """Every layer on equal cores, the last one first: into how many cores it is cut is the fan-out of those before."""
+    placed = [tile_cores(name, geometry, profile, whole_blocks=whole_blocks) for name, geometry in layers]
+    if profile.capacity.fan_out is None:
+        return placed
+    for i in reversed(range(len(layers))):
+        edges = sum(placed[k].fan_in_edges for k in readers[i])
+        if placed[i].problem is None and edges:
+            placed[i] = tile_cores(*layers[i], profile, whole_blocks=whole_blocks, edges=edges)
+    return [
+        _with_edges(entry, sum(placed[k].fan_in_edges for k in mine), profile)
+        for entry, mine in zip(placed, readers, strict=True)
+    ]
+
+
+def _with_edges(entry: LayerFit, edges: int, profile: Profile) -> LayerFit:
+    """The layer with the edges of its final readers, refused where a loop of layers has made them too many."""
+    limit, used = profile.capacity.fan_out or 0, edges * entry.blocks_per_core * entry.outputs_per_core
+    if entry.problem is not None or used <= limit:
+        return entry
+    problem = f"{used} outgoing edges of a core > {limit}, in a loop of layers"
+    return LayerFit(entry.layer, entry.geometry, None, limit="fan-out", problem=problem, edges=edges)
+
+
+def _readers(records: Records | Mapping[str, Geometry], layers: Sequence[tuple[str, Geometry]]) -> list[list[int]]:
+    """Per layer, those that read what it sends."""
+    known = (
+        [entry.sources for entry in records.layers if entry.geometry is not None]
+        if isinstance(records, Records)
+        else []
+    )
+    if not known or any(sources is None for sources in known):
+        return [[i + 1] if i + 1 < len(layers) else [] for i in range(len(layers))]
+    return [[k for k, sources in enumerate(known) if name in (sources or ())] for name, _ in layers]
+
+
+def _chips(placed: Sequence[LayerFit], capacity: Capacity) -> int | None:
+    """Chips that are filled core by core, in the order of the layers; each core counts as the fullest of its layer."""
+    limits = (capacity.cores_per_chip, capacity.neurons_per_chip, capacity.synapses_per_chip)
+    if limits[0] is None:
+        return None
+    if capacity.power_of_two:
+        return 1 if placed else 0
+    chips, left = 0, (0, 0, 0)
+    for entry in placed:
+        loads, cores = (1, entry.blocks_per_core * entry.outputs_per_core, entry.synapses), entry.cores or 0
+        while cores:
+            room = min(
+                have // load if limit else cores for have, load, limit in zip(left, loads, limits, strict=True) if load
+            )
+            if not room:
+                chips, left = chips + 1, tuple(limit or 0 for limit in limits)  # type: ignore[assignment]
+                continue
+            taken = min(room, cores)
+            cores -= taken
+            left = tuple(have - taken * load for have, load in zip(left, loads, strict=True))  # type: ignore[assignment]
+    return chips
+
+
+def _fewest_chips(layers: Sequence[tuple[str, Geometry]], profile: Profile) -> int:
+    """Chips for so many neurons and distinct weights, whatever their connections."""
+    synapses = profile.capacity.synapses_per_chip
+    weights = sum(geometry.weights for _, geometry in layers)
+    neurons = least_chips(sum(geometry.neurons for _, geometry in layers), profile)
+    return max(neurons, -(-weights // synapses) if synapses else 0)
 
 
 def least_cores(neurons: int, profile: Profile) -> int:
@@ -134,11 +228,20 @@ def _need_neurons(profile: Profile) -> int:
 
 
 def _unchecked(capacity: Capacity) -> tuple[str, ...]:
+    """Limits that chips have and the profile has no number for."""
     if capacity.power_of_two:
         return ("fan-out", "transposition of tokens and channels")
     memory = capacity.synapses_per_core or capacity.synapse_bits_per_core
-    known = {"axons": capacity.fan_in, "synapse memory": memory}
-    return ("fan-out", *(name for name, limit in known.items() if limit is None))
+    known = {"fan-out": capacity.fan_out, "axons": capacity.fan_in, "synapse memory": memory}
+    return tuple(name for name, limit in known.items() if limit is None)
+
+
+def _skipped(capacity: Capacity) -> tuple[str, ...]:
+    """Limits of the profile that this kind of cores is not checked against."""
+    unequal = ("bias_words", "kernel_words", "neuron_words")
+    equal = ("neurons_per_core", "neurons_per_chip", "synapses_per_chip", "synapses_per_core", "synapse_bits_per_core")
+    others = (*equal, "fan_in", "fan_out") if capacity.power_of_two else unequal
+    return tuple(name for name in others if getattr(capacity, name))
 
 
 def _layers(records: Records | Mapping[str, Geometry]) -> Iterator[tuple[str, Geometry]]:

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
 
 from snntorch_smixer.cost.counting import axes as ax
+from snntorch_smixer.cost.counting.guess import Guess
 from snntorch_smixer.cost.counting.notes import Note, Role, write
 from snntorch_smixer.cost.counting.recorder import Recorder
 from snntorch_smixer.cost.counting.refusals import check_inputs, check_model
 from snntorch_smixer.cost.counting.states import at_rest
 from snntorch_smixer.cost.counting.transfer import Clock
-from snntorch_smixer.cost.records import Records
+from snntorch_smixer.cost.counting.values import Scratch, classify
+from snntorch_smixer.cost.records import Records, joined
 from snntorch_smixer.errors import MeasureError
-from snntorch_smixer.modes import in_mode
+from snntorch_smixer.modes import in_mode, undisturbed
 
 
 def measure(
     model: nn.Module,
-    batch: Tensor | Sequence[Tensor],
+    batch: Tensor | Sequence[Tensor] | Iterable[Any],
     *,
     run: Callable[..., Any] | None = None,
     axes: str | None = None,
@@ -37,34 +42,101 @@ def measure(
     without gradients; modes, buffers and the states of neurons are afterwards what they were. Counts are of the whole
     batch; ``records.per_sample(name)`` divides.
 
+    Over a ``DataLoader``, or any iterable of batches that is no list of tensors, the runs are added up, with a progress
+    bar where there is a terminal. A batch is a tensor or ``(input, ..., target)``; whole numbers, one per sample, are
+    the classes of `Records.classes`.
+
     Args:
         model: the model.
-        batch: its input; several tensors are passed as several arguments.
+        batch: its input; several tensors are passed as several arguments; or batches.
         run: what to run instead of ``model(batch)``, called with the same arguments: a loop over time steps, for
             example ``lambda x: [net(step) for step in x]``.
         axes: leading axes of the batch: "b", "t b", "b t", or merged "(t b)", "(b t)". Default: "t b" for five axes,
-            else "b". Totals do not depend on it, only what is told per step and per sample.
+            else "b", with a warning where the model does what does not fit. Totals do not depend on it, only what is
+            told per step and per sample.
         steps: T, where it is neither an axis of the batch nor seen when a static image is repeated.
         strict: refuse a model that runs operations which nothing counts.
 
     Raises:
         MeasureError: a scripted, uninitialised or multi-device model; a batch that is empty, not dense or not finite;
-            modules that run in threads; or with ``strict`` uncounted operations.
+            modules that run in threads; a guess of the axes that cannot be; or with ``strict`` uncounted operations.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> records = cost.measure(net, x)
+        >>> records.samples, records.steps, records.coverage
+        (2, 4, 1.0)
     """
-    inputs = [batch] if isinstance(batch, Tensor) else list(batch)
     check_model(model)
+    if not isinstance(batch, Tensor) and _is_stream(batch):
+        return _over(batch, lambda inputs: _run(model, inputs, run=run, axes=axes, steps=steps, strict=strict))
+    inputs = [batch] if isinstance(batch, Tensor) else list(batch)
+    return _run(model, inputs, run=run, axes=axes, steps=steps, strict=strict)
+
+
+def _is_stream(batch: Iterable[Any]) -> bool:
+    """True for batches one after the other, False for the inputs of one batch."""
+    return not isinstance(batch, list | tuple) or any(isinstance(entry, list | tuple) for entry in batch)
+
+
+def _over(batches: Iterable[Any], run: Callable[[list[Tensor]], Records]) -> Records:
+    """All batches as one run."""
+    runs = []
+    for batch in tqdm(batches, desc="measure", unit="batch", disable=None):
+        inputs, target = _parted(batch)
+        records = run(inputs)
+        known = target is not None and len(target) == records.samples
+        runs.append(replace(records, classes=tuple(target.tolist())) if target is not None and known else records)
+    if not runs:
+        raise MeasureError("measure: got no batch, expected at least one. Check the data, or rewind what yields it.")
+    return joined(runs)
+
+
+def _parted(batch: Any) -> tuple[list[Tensor], Tensor | None]:
+    """(inputs, classes) of one batch of a loader: the last of several tensors is a target and no input."""
+    if isinstance(batch, Tensor):
+        return [batch], None
+    if not isinstance(batch, list | tuple) or not batch or not isinstance(batch[0], Tensor):
+        raise MeasureError(
+            f"measure: a batch is a {type(batch).__name__}, expected a tensor or (input, target). Pass an iterable "
+            "that yields these."
+        )
+    if len(batch) == 1:
+        return list(batch), None
+    target = batch[-1]
+    whole = isinstance(target, Tensor) and target.dim() == 1 and not target.is_floating_point()
+    return [x for x in batch[:-1] if isinstance(x, Tensor)], target if whole else None
+
+
+def _run(
+    model: nn.Module,
+    inputs: list[Tensor],
+    *,
+    run: Callable[..., Any] | None,
+    axes: str | None,
+    steps: int | None,
+    strict: bool,
+) -> Records:
+    """One batch; see `measure`."""
     check_inputs(inputs)
     letters = axes or ("t b" if inputs[0].dim() == 5 else "b")
     samples, clock = _extent(inputs[0], letters, steps)
     with ExitStack() as stack:
+        stack.enter_context(undisturbed())
         for context in (in_mode(model, training=False), at_rest(model), torch.inference_mode(), _plain(model)):
             stack.enter_context(context)
-        recorder = Recorder(model, samples, clock)
+        guess = Guess(letters, inputs[0].shape, clock) if axes is None else None
+        recorder = Recorder(model, samples, clock, guess)
         copies = [_noted(x, letters, steps, main=x is inputs[0]) for x in inputs]
         with recorder.stack.followed(), recorder:
-            (run or model)(*copies)
+            recorder.ended((run or model)(*copies))
         recorder.stack.settle()
+        recorder.counted()
         records = recorder.books.closed(type(model).__name__, clock.steps or _calls(recorder))
+    if guess is not None and guess.doubt:
+        warnings.warn(guess.warning, stacklevel=2)
     if strict and records.uncounted:
         names = ", ".join(f"{entry.op} in {entry.layer or 'the model'}" for entry in records.uncounted)
         raise MeasureError(
@@ -88,7 +160,10 @@ def _noted(x: Tensor, letters: str, steps: int | None, *, main: bool) -> Tensor:
     copy = x.detach().clone()
     fits = main or copy.dim() >= len(letters.strip("()").split())
     axes = ax.of_batch(copy.shape, letters, steps) if fits else tuple(map(ax.plain, copy.shape))
-    write(copy, Note(Role.DATA, axes, raw=True, static=_repeats(copy, axes)))
+    note = Note(Role.DATA, axes, raw=True, static=_repeats(copy, axes))
+    if copy.is_floating_point():
+        classify(copy, note, Scratch(), "the model")
+    write(copy, note)
     return copy
 
 

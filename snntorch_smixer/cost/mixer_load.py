@@ -25,6 +25,12 @@ class MixerLoad:
         rate: mean firing rate of what enters a mixer before pruning, 0..1.
         held: phi, share of those spikes that the kept tokens hold; N'/N where the tokens spike alike.
         weight_bits: bits of a weight on the chip.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> load = cost.MixerLoad(tokens=49, kept=34, channels=64, heads=8, blocks=2, steps=1, rate=0.2, held=0.8)
+        >>> load.kept
+        34
     """
 
     tokens: int
@@ -114,6 +120,11 @@ class MemoryPrices:
 
 
 def memory_prices() -> MemoryPrices:
-    """The assumptions of the package: DRAM for the fetch, core SRAM for the write. Source: ``memory.toml``."""
+    """The assumptions of the package: DRAM for the fetch, core SRAM for the write. Source: ``memory.toml``.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> prices = cost.memory_prices()
+    """
     raw = tomllib.loads(read_data("memory.toml"))
     return MemoryPrices(Band(**raw["fetch"]), Band(**raw["write"]))

@@ -29,6 +29,12 @@ def cores_on(profile: Profile) -> Cores:
 
     Raises:
         ProfileError: when called: the profile says nothing about the neurons of a core.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> cores = cost.cores_on(cost.load_profile("loihi1"))
+        >>> cores(cost.Geometry(fan_in=49, outputs=49, blocks=64, weight_sets=8)) > 0
+        True
     """
     return lambda geometry: fits({"w_m": geometry}, profile).layers[0].cores
 
@@ -98,6 +104,12 @@ class WPrimePlan:
         rank_counters: counters of the ranking, N.
         options: F, S, G.
         break_even: S against F, G against F, G against S.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> load = cost.MixerLoad(tokens=49, kept=34, channels=64, heads=8, blocks=2, steps=1, rate=0.2, held=0.8)
+        >>> cost.plan_w_prime(load, event_pj=23.6, memory=cost.memory_prices()).rank_counters
+        49
     """
 
     load: MixerLoad
@@ -159,6 +171,13 @@ def plan_w_prime(
 
     Raises:
         SettingError: a negative price.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> load = cost.MixerLoad(tokens=49, kept=34, channels=64, heads=8, blocks=2, steps=1, rate=0.2, held=0.8)
+        >>> plan = cost.plan_w_prime(load, event_pj=23.6, memory=cost.memory_prices())
+        >>> [option.name for option in plan.options]
+        ['F', 'S', 'G']
     """
     check_within("plan_w_prime", "event_pj", event_pj)
     uj = event_pj * 1e-6

@@ -22,6 +22,11 @@ def power_mw(profile: Profile, *, events_per_s: float, clock_mhz: float | None =
     Raises:
         ProfileError: the chip has no published model, the model needs a clock and none is given, or an argument is not
             a number of at least 0.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> round(cost.power_mw(cost.load_profile("odin"), events_per_s=37.5e6, clock_mhz=75), 2)
+        0.48
     """
     terms = {key: profile.power[key].value for key in POWER if key in profile.power}
     _check(profile, terms, clock_mhz)

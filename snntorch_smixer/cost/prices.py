@@ -11,7 +11,7 @@ from snntorch_smixer.errors import ProfileError
 
 PRICES: Mapping[str, str] = {
     "ac_pj": "synaptic event of a binary spike",
-    "graded_pj": "synaptic event of a whole-number spike",
+    "graded_pj": "synaptic event of a whole-number spike, of any value: one of value k costs at most k * ac_pj",
     "mac_pj": "multiply-accumulate of a real-valued input",
     "act_act_pj": "one addition delivered by activation x activation",
     "update_pj": "neuron update that at least one event reached",

@@ -26,7 +26,13 @@ _OPTIONAL = ("title", "voltage_v", "notes", "operating_points", "extends", *_TAB
 
 
 def list_profiles() -> list[str]:
-    """Names of the shipped profiles, for `load_profile`."""
+    """Names of the shipped profiles, for `load_profile`.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> "loihi1" in cost.list_profiles()
+        True
+    """
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
@@ -41,6 +47,11 @@ def load_profile(name_or_path: str | Path) -> Profile:
 
     Raises:
         ProfileError: no such chip (with close matches) or file, or a malformed one: the text names file, key and unit.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> cost.load_profile("loihi1").prices["ac_pj"].value
+        23.6
     """
     path = _find(name_or_path, Path())
     raw = _merged(path, ())

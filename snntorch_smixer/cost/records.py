@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from snntorch_smixer.errors import MeasureError
 
 COUNTS: Mapping[str, str] = {
     "dense": "multiply-accumulates as FLOP counters count them: every position, zero padding included",
@@ -51,6 +54,11 @@ class Geometry:
         kernel: kernel size of a convolution, else empty.
         grid: output size of a convolution, else empty.
         channels: input and output channels of a convolution, else empty.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> cost.Geometry(fan_in=64, outputs=10, blocks=49).neurons
+        490
     """
 
     fan_in: int
@@ -82,6 +90,7 @@ class Record:
         operand: what came in: "spikes", "graded", "analog", several joined by "+"; "" where it does not matter.
         calls: times that the operation ran.
         counts: non-zero counts by the names of `COUNTS`.
+        levels: `graded` events by the absolute whole value that they carry.
         events: events by step and sample, ``events[t][b]``: ``ac + graded + mac + act_act`` of a product, spikes of a
             neuron; None where the run does not tell which axis is time or sample.
         steps: time steps that it ran, as far as its axes or calls tell; 1 where there is no time.
@@ -89,6 +98,16 @@ class Record:
         weight_bytes: parameters of the layer in memory, as stored in the model.
         state_bytes: membranes of the layer in memory, per sample, as stored in the model.
         activation_bytes: activations that enter and leave, as stored in the model, summed like `counts`.
+        parameters: parameters of the layer, its bias included.
+        sources: layers with weights whose results it reads, by way of their neurons; None where that was not seen.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> record = cost.measure(net, x).layer("stem.units.0.linear")
+        >>> record.op, record.operand
+        ('conv2d', 'analog')
     """
 
     layer: str
@@ -96,12 +115,15 @@ class Record:
     operand: str = ""
     calls: int = 1
     counts: Mapping[str, int] = field(default_factory=dict)
+    levels: Mapping[int, int] = field(default_factory=dict)
     events: tuple[tuple[int, ...], ...] | None = None
     steps: int = 1
     geometry: Geometry | None = None
     weight_bytes: int = 0
     state_bytes: int = 0
     activation_bytes: int = 0
+    parameters: int = 0
+    sources: tuple[str, ...] | None = None
 
     def __getitem__(self, name: str) -> int:
         """One count, 0 where it did not occur.
@@ -123,6 +145,13 @@ class Uncounted:
         op: its name in torch, for example "aten.cumsum.default".
         calls: times that it ran.
         elements: numbers that it wrote.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> cost.measure(net, x).uncounted
+        ()
     """
 
     layer: str
@@ -132,8 +161,21 @@ class Uncounted:
 
 
 @dataclass(frozen=True)
+class Folding:
+    """Linear layers in a row, without a neuron in between: together they are one linear layer.
+
+    Attributes:
+        members: where they stand in `Records.layers`, in the order of the run.
+        record: what the one layer would have done, on the input of the first.
+    """
+
+    members: tuple[int, ...]
+    record: Record
+
+
+@dataclass(frozen=True)
 class Records:
-    """Everything that one run did.
+    """Everything that one run did. ``a + b`` is both runs of one model as one, sample after sample.
 
     Attributes:
         model: class name of the model.
@@ -143,6 +185,15 @@ class Records:
         free: calls that cost nothing, by the rule that says so.
         uncounted: what no rule covers; empty where coverage is 1.
         calls: all operations that ran.
+        foldings: what `folded` can make one layer of.
+        classes: the class of every sample; None where it was not given.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> cost.measure(net, x).total("mac")
+        125248
     """
 
     model: str
@@ -152,6 +203,25 @@ class Records:
     free: Mapping[str, int]
     uncounted: tuple[Uncounted, ...]
     calls: int
+    foldings: tuple[Folding, ...] = ()
+    classes: tuple[int, ...] | None = None
+
+    def __add__(self, other: Records) -> Records:
+        return joined((self, other)) if isinstance(other, Records) else NotImplemented
+
+    def folded(self, foldings: Iterable[Folding] | None = None) -> Records:
+        """The same run with linear layers in a row as one layer each: the longest rows, or those that are given."""
+        chosen = list(self._longest() if foldings is None else foldings)
+        names = {self.layers[i].layer: entry.record.layer for entry in chosen for i in entry.members}
+        ends = {entry.members[-1]: entry.record for entry in chosen}
+        gone = {i for entry in chosen for i in entry.members}
+        kept = (ends.get(i, record) for i, record in enumerate(self.layers) if i in ends or i not in gone)
+        return replace(self, layers=tuple(_renamed(record, names) for record in kept), foldings=())
+
+    def _longest(self) -> list[Folding]:
+        """Per row of layers the folding of the most."""
+        longest = {entry.members[0]: entry for entry in sorted(self.foldings, key=lambda entry: len(entry.members))}
+        return list(longest.values())
 
     @property
     def coverage(self) -> float:
@@ -176,3 +246,104 @@ class Records:
             if record.layer == name:
                 return record
         raise KeyError(f"no layer {name!r}; there are {', '.join(record.layer for record in self.layers)}")
+
+
+def joined(runs: Sequence[Records]) -> Records:
+    """Runs of one model as one, sample after sample.
+
+    Raises:
+        MeasureError: they are of different models.
+    """
+    first, keyed = runs[0], [_keyed(run) for run in runs]
+    for run in runs[1:]:
+        if run.model != first.model:
+            raise MeasureError(f"Records: got runs of {first.model} and {run.model}, expected one model. Add its runs.")
+    keys = list(dict.fromkeys(key for entries in keyed for key in entries))
+    layers = [_joined_record([entries.get(key) for entries in keyed], runs) for key in keys]
+    uncounted: dict[tuple[str, str], Uncounted] = {}
+    for entry in (entry for run in runs for entry in run.uncounted):
+        held = uncounted.get((entry.layer, entry.op), Uncounted(entry.layer, entry.op, 0, 0))
+        counts = held.calls + entry.calls, held.elements + entry.elements
+        uncounted[entry.layer, entry.op] = Uncounted(entry.layer, entry.op, *counts)
+    told = [run.classes for run in runs if run.classes is not None]
+    return Records(
+        model=first.model,
+        samples=sum(run.samples for run in runs),
+        steps=max(run.steps for run in runs),
+        layers=tuple(layers),
+        free=dict(sum((Counter(run.free) for run in runs), Counter())),
+        uncounted=tuple(uncounted.values()),
+        calls=sum(run.calls for run in runs),
+        foldings=_joined_foldings(runs) if all(list(entries) == keys for entries in keyed) else (),
+        classes=tuple(c for classes in told for c in classes) if len(told) == len(runs) else None,
+    )
+
+
+def _keyed(run: Records) -> dict[tuple[str, str, int], Record]:
+    """Records by layer, operation and how many of that kind came before."""
+    seen: Counter[tuple[str, str]] = Counter()
+    out = {}
+    for record in run.layers:
+        out[(record.layer, record.op, seen[record.layer, record.op])] = record
+        seen[record.layer, record.op] += 1
+    return out
+
+
+def _joined_foldings(runs: Sequence[Records]) -> tuple[Folding, ...]:
+    """Foldings that every run has."""
+    by_members = [{entry.members: entry.record for entry in run.foldings} for run in runs]
+    return tuple(
+        Folding(members, _joined_record([found[members] for found in by_members], runs))
+        for members in by_members[0]
+        if all(members in found for found in by_members)
+    )
+
+
+def _joined_record(records: Sequence[Record | None], runs: Sequence[Records]) -> Record:
+    """One layer in all runs; None where it did not run."""
+    ran = [record for record in records if record is not None]
+    first, shapes = ran[0], {record.geometry for record in ran}
+    if len(shapes) > 1:
+        raise MeasureError(
+            f"Records: {first.layer or 'the model'} has connections of {len(shapes)} shapes, expected one. Add runs of "
+            "one model on inputs of one size."
+        )
+    counts: Counter[str] = sum((Counter(record.counts) for record in ran), Counter())
+    levels: Counter[int] = sum((Counter(record.levels) for record in ran), Counter())
+    kinds = dict.fromkeys(kind for record in ran for kind in record.operand.split("+") if kind)
+    return replace(
+        first,
+        operand="+".join(kinds) if len(ran) > 1 and len({record.operand for record in ran}) > 1 else first.operand,
+        calls=sum(record.calls for record in ran),
+        counts=dict(counts),
+        levels=dict(sorted(levels.items())),
+        events=_joined_events([None if record is None else record.events for record in records], records, runs),
+        steps=max(record.steps for record in ran),
+        weight_bytes=max(record.weight_bytes for record in ran),
+        state_bytes=max(record.state_bytes for record in ran),
+        activation_bytes=sum(record.activation_bytes for record in ran),
+    )
+
+
+def _joined_events(
+    events: Sequence[tuple[tuple[int, ...], ...] | None], records: Sequence[Record | None], runs: Sequence[Records]
+) -> tuple[tuple[int, ...], ...] | None:
+    """Events side by side along the samples; a layer or step that did not run has none."""
+    if any(one is None and record is not None for one, record in zip(events, records, strict=True)):
+        return None
+    steps = max(len(one) for one in events if one is not None)
+    rows = [
+        [
+            one[t] if one is not None and t < len(one) else (0,) * run.samples
+            for one, run in zip(events, runs, strict=True)
+        ]
+        for t in range(steps)
+    ]
+    return tuple(tuple(count for part in row for count in part) for row in rows)
+
+
+def _renamed(record: Record, names: Mapping[str, str]) -> Record:
+    """The record with folded layers among its sources under their new name."""
+    if not record.sources:
+        return record
+    return replace(record, sources=tuple(dict.fromkeys(names.get(name, name) for name in record.sources)))

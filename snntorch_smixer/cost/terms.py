@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from numbers import Real
 
 from snntorch_smixer.cost.profile import Profile
@@ -25,9 +26,17 @@ class Assumptions:
         hops: mean number of hops of a packet between cores; None leaves routing unpriced.
         latency_ms: time of one inference; None leaves static power unpriced.
         chips: chips that are switched on for that time.
+        fold: linear layers in a row, without a neuron in between, are one linear layer where that is cheaper; only with
+            ``batch_norm="fold"``, and never by the rule of the papers.
 
     Raises:
         SettingError: a setting is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> report = cost.estimate(net, x, chip="loihi1", assume=cost.Assumptions(hops=2))
     """
 
     static_input: str = "as_run"
@@ -35,12 +44,15 @@ class Assumptions:
     hops: float | None = None
     latency_ms: float | None = None
     chips: int = 1
+    fold: bool = True
 
     def __post_init__(self) -> None:
         for name, choices in ("static_input", STATIC), ("batch_norm", BATCH_NORM):
             value = getattr(self, name)
             check_choice("Assumptions", name, value if type(value).__module__ == "builtins" else repr(value), choices)
         check_count("Assumptions", "chips", self.chips)
+        if type(self.fold) is not bool:
+            raise SettingError(f"Assumptions: fold={self.fold!r} must be True or False.")
         for name in ("hops", "latency_ms"):
             value = getattr(self, name)
             if value is not None and not _is_amount(value):
@@ -65,6 +77,10 @@ class Setting:
         """Dense count times firing rate, as papers do."""
         return self.profile.rule == "papers"
 
+    def cost_of(self, key: str) -> float | None:
+        """Price in pJ, 0 where another price includes it, None where it is unknown."""
+        return 0.0 if key in self.profile.includes else self.profile.prices[key].value
+
 
 Amount = Callable[[Record, Setting], float]
 
@@ -87,11 +103,22 @@ class Term:
 def _events(record: Record, s: Setting) -> float:
     if s.papers:
         return 0 if record.op == "act_act" else record["rate_sop"]
-    return record["ac"] + (0 if s.profile.graded_spikes else record["graded_ac"])
+    if not s.profile.graded_spikes:
+        return record["ac"] + record["graded_ac"]
+    return record["ac"] + sum(level * n for level, n in _added(record, s).items())
 
 
 def _graded(record: Record, s: Setting) -> float:
-    return record["graded"] if s.profile.graded_spikes and not s.papers else 0
+    return record["graded"] - sum(_added(record, s).values()) if s.profile.graded_spikes and not s.papers else 0
+
+
+def _added(record: Record, s: Setting) -> Mapping[int, int]:
+    """Of the graded events of a chip with graded spikes, by value, those that cost less as so many additions."""
+    once, whole = s.cost_of("ac_pj"), s.cost_of("graded_pj")
+    if once is None:
+        return {}
+    most = 1 if whole is None else whole / once if once else inf
+    return {level: n for level, n in record.levels.items() if level <= most}
 
 
 def _mac(record: Record, s: Setting) -> float:
@@ -114,7 +141,9 @@ def _idle(record: Record, s: Setting) -> float:
 
 
 def _synaptic(record: Record, s: Setting) -> float:
-    return 0 if s.papers else _events(record, s) + _graded(record, s) + _mac(record, s)
+    """Accesses of a weight: a graded event reads its weight once, however it is added up."""
+    events = record["ac"] + record["graded" if s.profile.graded_spikes else "graded_ac"]
+    return 0 if s.papers else events + _mac(record, s)
 
 
 def _state_bits(record: Record, s: Setting) -> float:

@@ -117,7 +117,7 @@ def test_whole_net():
     assert fit.cores == sum(entry.cores for entry in fit.layers)
     assert fit.cores >= fit.least_cores
     assert fit.chips == -(-fit.cores // 128)
-    assert fit.unchecked == ("fan-out",)
+    assert fit.unchecked == ()
     assert fits(layers, LOIHI2).unchecked == ("fan-out", "axons", "synapse memory")
 
 
@@ -253,3 +253,59 @@ def test_speck_matches_layers_with_cores():
 def test_speck_refuses(geometry: Geometry, limit: str, problem: str):
     entry = one(geometry, SPECK)
     assert (entry.cores, entry.limit, entry.problem) == (None, limit, problem)
+
+
+def test_chips_hold_their_synapses():
+    """Weights that no chip of 100 holds are cut over cores and chips, not piled on one."""
+    chip = changed(LOIHI2, {"synapses_per_chip": 100})
+    fit = fits({"wide": Geometry(30, 10, 1)}, chip)
+    assert (fit.ok, fit.cores, fit.chips, fit.least_chips) == (True, 4, 4, 3)  # 3 outputs of 30 weights in each chip
+    assert fit.layers[0].limit == "synapses of a chip"
+    assert fits({"a": Geometry(9, 10, 1), "b": Geometry(1, 10, 1)}, chip).chips == 1
+    assert fits({"a": Geometry(9, 10, 1), "b": Geometry(2, 10, 1)}, chip).chips == 2
+    assert fits({"one": Geometry(101, 1, 1)}, chip).problems[0].endswith("exceeds the synapses of a chip")
+
+
+def test_chips_hold_their_neurons():
+    chip = changed(LOIHI2, {"neurons_per_chip": 25})
+    assert fits({str(i): Geometry(1, 10, 1) for i in range(5)}, chip).chips == 3  # two layers on each
+    assert fits({"long": Geometry(1, 60, 1)}, chip).cores == 3
+
+
+def test_outgoing_edges_of_a_core():
+    """100 inputs read by 4 cores of 25 neurons: a core of 40 edges holds 10 neurons of the layer before."""
+    chip = changed(LOIHI1, {"neurons_per_core": 25, "fan_out": 40})
+    layers = {"first": Geometry(5, 100, 1), "second": Geometry(100, 100, 1)}
+    fit = fits(layers, chip)
+    assert [(entry.cores, entry.edges, entry.limit) for entry in fit.layers] == [(10, 4, "fan-out"), (4, 0, "neurons")]
+    fit = fits(layers, changed(chip, {"fan_out": 3}))
+    assert fit.problems == ("first: one neuron sends to 4 cores > 3 outgoing edges of a core",)
+    assert (fit.ok, fit.cores, fit.chips) == (False, None, None)
+
+
+def test_an_input_of_a_convolution_is_read_by_every_core_of_its_neighbours():
+    entry = one(conv(8, 64, 16), changed(LOIHI1, {"neurons_per_core": 512}))  # 8 positions in a core
+    assert (entry.blocks_per_core, entry.fan_in_edges) == (8, 3 * 2)  # three lines, at most two cores in each
+
+
+def test_edges_go_where_the_records_say():
+    """A side branch of many cores is read from the first layer, not from the one that ran before it."""
+    shapes = {"first": Geometry(5, 100, 1), "small": Geometry(100, 2, 1), "wide": Geometry(100, 100, 1)}
+    sources = {"first": (), "small": ("first",), "wide": ("first",)}
+    net = records(*(Record(name, "linear", geometry=g, sources=sources[name]) for name, g in shapes.items()))
+    fit = fits(net, changed(LOIHI1, {"neurons_per_core": 25}))
+    assert [entry.edges for entry in fit.layers] == [5, 0, 0]
+
+
+def test_a_loop_of_layers_with_too_many_edges_is_refused():
+    loop = Record("loop", "linear", geometry=Geometry(100, 100, 1), sources=("loop",))
+    tight = fits(records(loop), changed(LOIHI1, {"neurons_per_core": 25, "fan_out": 10}))
+    assert not tight.ok
+    assert tight.layers[0].limit == "fan-out"
+
+
+def test_a_known_limit_that_is_not_checked_is_no_fit():
+    fit = fits({"fc": Geometry(2, 2, 1)}, changed(LOIHI1, {"bias_words": 10}))
+    assert (fit.problems, fit.skipped, fit.ok) == ((), ("bias_words",), False)
+    fit = fits({"fc": Geometry(2, 2, 1)}, changed(SPECK, {"synapses_per_chip": 10}))
+    assert (fit.skipped, fit.ok, fit.cores) == (("synapses_per_chip",), False, 1)

@@ -167,9 +167,9 @@ class Odd(nn.Module):
 def test_what_no_rule_covers_is_listed(name: str, mode: type):
     model, x = nn.Sequential(OrderedDict(odd=Odd(name), fc=nn.Linear(6, 6))), values("spikes", 4, 6)
     with mode():
-        records = measure(model, x)
+        records = measure(model, x, axes="b")
         with pytest.raises(MeasureError, match=name):
-            measure(model, x, strict=True)
+            measure(model, x, axes="b", strict=True)
     assert 0 < records.coverage < 1
     (entry,) = [one for one in records.uncounted if name in one.op]
     assert (entry.layer, entry.calls) == ("odd", 1)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,11 +82,12 @@ def test_summary_in_text():
 def test_a_line_per_layer_and_the_sum():
     lines = [line.split() for line in table(str(report()))]
     assert [line[0] for line in lines] == ["layer", "stem", "lif", "head", "(model)", "total"]  # bn folds away
-    assert lines[1][1:] == ["conv2d", "analog", "100.0%", "5", "k", "4.5", "k", "200", "0.0207", "96.3%"]
+    assert lines[0][4:] == ["events", "MAC", "updates", "other", "bytes", "uJ"]  # no column that is empty throughout
+    assert lines[1][1:] == ["conv2d", "analog", "100.0%", "4.5k", "864", "0.0207", "96.3%"]
     assert lines[2][1:] == ["neuron", "spikes", "25.0%", "100", "0.00055", "2.6%"]
-    assert lines[3][1:] == ["linear", "spikes", "25.0%", "1", "k", "250", "25", "0.000225", "1.0%"]
-    assert lines[4][1:] == ["elementwise", "23", "1.8e-05", "0.1%"]
-    assert lines[5][1:] == [*("6", "k"), "250", *("4.5", "k"), "0", "100", "23", "225", "0.02149", "100%"]
+    assert lines[3][1:] == ["linear", "spikes", "25.0%", "250", "0.000225", "1.0%"]
+    assert lines[4][1:] == ["elem.", "23", "1.8e-05", "0.1%"]
+    assert lines[5][1:] == ["250", "4.5k", "100", "23", "864", "0.02149", "100%"]
     counted = [line.split()[0] for line in table(str(report(batch_norm="count")))]
     assert "bn" in counted
 
@@ -176,7 +178,7 @@ def test_nothing_priced():
 def test_nothing_at_all():
     empty = estimate(Records("Net", 1, 1, (), {}, (), 0))
     assert "coverage 100.0% of 0 operations" in str(empty)
-    assert table(str(empty))[-1].split() == ["total", *"0000000"]
+    assert [line.split() for line in table(str(empty))] == [["layer"], ["total"]]
     assert empty.to_csv().count("\n") == 1
 
 
@@ -202,7 +204,7 @@ def test_json_holds_everything():
     assert content["terms_pj"] == shown.terms_pj
     assert (content["static_power_pj"], content["static_image_saving_pj"]) == (156e6, 0)
     assert content["assumptions"] == {
-        **{"static_input": "as_run", "batch_norm": "fold", "hops": None, "latency_ms": 1.5, "chips": 1}
+        **{"static_input": "as_run", "batch_norm": "fold", "hops": None, "latency_ms": 1.5, "chips": 1, "fold": True}
     }
     assert (content["chip"]["name"], content["chip"]["rule"], content["chip"]["voltage_v"]) == ("loihi1", "event", 0.75)
     assert (content["model"], content["samples"], content["steps"], content["coverage"]) == ("Net", 2, 2, 1.0)
@@ -235,7 +237,8 @@ def test_csv_adds_up(chip: str):
     assert terms == [f"{term.name} pJ" for term in TERMS if term.name in shown.terms_pj]
     for line, row in zip(lines, shown.rows, strict=True):
         assert sum(float(line[term]) for term in terms) == pytest.approx(row.total_pj)
-        assert {name: int(line[name]) for name in COUNTS} == {name: row.record[name] for name in COUNTS}
+        assert {name: float(line[name]) * 2 for name in COUNTS} == {name: row.record[name] for name in COUNTS}
+        assert line["samples"] == "2"
     assert (lines[0]["weight_bytes"], lines[3]["calls"], lines[3]["input"]) == ("864", "2", "spikes")
 
 
@@ -249,7 +252,7 @@ def test_markdown_is_a_table():
     text = report().to_markdown()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert {len(line) for line in cells} == {13}
+    assert {len(line) for line in cells} == {15}
     assert set(cells[1]) == {"---"}
     assert [line[0] for line in cells] == ["layer", "---", "stem", "lif", "head", "(model)", "total"]
     assert text.startswith("- Net on 45 nm arithmetic, fp32 (45 nm): 21.49 nJ per sample\n- 2 samples")
@@ -263,7 +266,7 @@ def test_markdown_with_a_bar_in_a_name():
     text = estimate(records(odd)).to_markdown()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[2].startswith("| a\\|b | linear | spikes |")
-    assert [line.replace("\\|", "").count("|") for line in lines] == [14] * 4
+    assert [line.replace("\\|", "").count("|") for line in lines] == [16] * 4
     assert "a|b" in str(estimate(records(odd)))
 
 
@@ -272,3 +275,40 @@ def test_writing_to_a_path(form: str, tmp_path: Path):
     write = getattr(report(), form)
     for path in (tmp_path / "report", str(tmp_path / "text")):
         assert write(path) == write() == Path(path).read_text(encoding="utf-8")
+
+
+def test_a_layer_and_its_neurons_are_one_row():
+    lif = replace(LIF, sources=("stem",))
+    shown = estimate(records(STEM, lif, HEAD))
+    merged, apart = table(str(shown)), table(shown.to_text(merged=False))
+    assert [line.split()[:2] for line in merged[1:-1]] == [["stem", "conv2d+n"], ["head", "linear"]]
+    assert [line.split()[0] for line in apart[1:-1]] == ["stem", "lif", "head"]
+    assert merged[1].split()[-2:] == ["0.02125", "99.0%"]  # 20.7 and 0.55 nJ
+    assert merged[-1].split() == apart[-1].split()
+    assert "+n: with the neurons" in str(shown)
+    assert "+n" not in shown.to_text(merged=False)
+
+
+def test_parameters_and_bytes_stand_beside():
+    shown = estimate(records(replace(STEM, parameters=216), LIF))
+    assert table(str(shown))[0].split()[-3:] == ["params", "bytes", "uJ"]
+    assert table(str(shown))[1].split()[5:7] == ["216", "864"]
+    (stem, _) = csv.DictReader(io.StringIO(shown.to_csv()))
+    assert (stem["parameters"], stem["weight_bytes"]) == ("216", "864")
+
+
+def test_a_table_is_at_most_110_columns_wide():
+    long = [replace(r, layer=f"module.backbone.stages.{i}.blocks.11.{'x' * 60}") for i, r in enumerate(LAYERS)]
+    many = dict.fromkeys(COUNTS, 123_456_789_012)
+    shown = estimate(records(*(replace(r, counts=many, parameters=10**9, operand="spikes+analog") for r in long)))
+    lines = table(str(shown))
+    assert max(map(len, lines)) <= 110
+    assert lines[1].startswith("module.")
+    assert "module.backbone.stages.0.blocks" in shown.to_markdown()
+
+
+def test_rows_do_not_depend_on_how_often_a_sample_is_repeated():
+    net, x = nn.Sequential(nn.Linear(10, 5)), torch.eye(10)[:1]
+    one, four = (next(csv.DictReader(io.StringIO(estimate(net, x.repeat(n, 1)).to_csv()))) for n in (1, 4))
+    assert (one.pop("samples"), four.pop("samples")) == ("1", "4")
+    assert one == four

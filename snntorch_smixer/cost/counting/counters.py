@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,23 @@ class Operand:
     note: Note
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Connections along one axis: groups of neighbours, in which every input reaches every output."""
+
+    inputs: int
+    outputs: int
+    groups: int
+
+
+@dataclass
+class Link:
+    """What became of the result of a linear layer: read by a next one so many times; overwritten with other data."""
+
+    taken: int = 0
+    broken: bool = False
+
+
 @dataclass
 class Tally:
     """What one product did.
@@ -42,7 +60,11 @@ class Tally:
         geometry: connections, where there is a weight.
         reached: outputs that at least one event reached.
         unit: the value that whole numbers in the result are multiples of.
+        levels: graded events by the absolute whole value that they carry.
+        silent: nothing but zeros came in: of which kind, the other inputs of the layer tell.
         bytes: activations that entered and left, as stored.
+        source: the activation that met a weight.
+        maps: which of its entries reach which outputs, along the axes that the weight works on; empty where unknown.
     """
 
     op: str
@@ -54,7 +76,11 @@ class Tally:
     geometry: Geometry | None = None
     reached: int | None = None
     unit: float = 1.0
+    levels: Mapping[int, int] = field(default_factory=dict)
+    silent: bool = False
     bytes: int = 0
+    source: Operand | None = None
+    maps: Mapping[int, Blocks | Window] = field(default_factory=dict)
 
 
 @dataclass
@@ -96,17 +122,36 @@ def one_sided(x: Operand, fold: Fold, axes: Axes, reach: Reach, setting: Setting
     total, packets = int(events.sum()), _sent(x, folded, setting)
     inputs = x.x.numel() if x.note.padding is None else x.note.padding.x.numel()
     counts = {"synapses": edges, "packets": packets, "units": packets, "inputs": inputs}
+    levels: Mapping[int, int] = {}
     if kind == "spikes":
         counts["ac"] = total
     elif kind == "graded":
-        many = fold(units(x.x, values, setting.scratch)).double()
-        unit_most = most * max(abs(values.low), abs(values.high)) / abs(values.unit)
-        counts |= {"graded": total, "graded_ac": int(spread(many, axes, reach.axes, unit_most).sum()) * reach.fan_out}
-        counts["units"] = int(many.sum()) if x.note.padding is None else _sum_of_units(x, setting)
+        levels = _levels(units(x.x, values, setting.scratch), reach)
+        counts |= {"graded": total, "graded_ac": sum(level * n for level, n in levels.items())}
+        counts["units"] = _sum_of_units(x, setting)
     else:
         counts |= {"mac": counts["synapses"], "effective_mac": total}
         events = torch.full_like(events, edges // events.numel())
-    return Tally("", [kind], counts, events, replace(x.note, axes=axes)), folded
+    silent = not values.low and not values.high
+    return Tally("", [kind], counts, events, replace(x.note, axes=axes), levels=levels, silent=silent), folded
+
+
+def _levels(whole: Tensor, reach: Reach) -> dict[int, int]:
+    """Events of graded spikes by their value, each as often as the synapses that it reaches.
+
+    Args:
+        whole: absolute whole values.
+        reach: the synapses of an output feature.
+    """
+    values = whole.flatten().long()
+    if not reach.axes:
+        found = torch.bincount(values)
+    else:
+        weights = torch.ones((), dtype=torch.float64, device=whole.device)
+        for axis, taps in reach.axes.items():
+            weights = weights * taps.to(weights).view(-1, *[1] * (whole.dim() - 1 - axis))
+        found = torch.bincount(values, weights.expand(whole.shape).flatten())
+    return {level: int(n) * reach.fan_out for level, n in enumerate(found.tolist()) if level and n}
 
 
 def _edges(folded: Tensor, entries: int, reach: Reach) -> int:
@@ -140,14 +185,19 @@ def matrix_product(left: Operand, right: Operand, setting: Setting) -> Tally:
         blocks = rows.numel() // (count(axes, "t") * count(axes, "b"))
         sets = count(w.note.axes[:-2], "")
         tally.geometry = Geometry(fan_in=k, outputs=fan_out, blocks=blocks, weight_sets=sets)
+        tally.source = x
+        tally.maps = {axis % x.x.dim(): Blocks(k, fan_out, 1)} if sets == 1 else {}
     tally.counts |= {"dense": dense, "outputs": math.prod(left.x.shape[:-1]) * n}
     return tally
 
 
 def is_activation(mine: Operand, other: Operand) -> bool:
-    """True for data, and for a constant that meets parameters: the silent spikes of a first step."""
+    """True for data, and for a constant that meets parameters: the silent spikes of a first step.
+
+    Entries of a parameter that data picks are weights where they meet other data, as ``W'`` of the kept tokens is.
+    """
     if mine.note.role == Role.DATA:
-        return True
+        return not (mine.note.picked and other.note.role == Role.DATA and not other.note.picked)
     return mine.note.role == Role.CONSTANT and other.note.role == Role.WEIGHT
 
 
@@ -180,6 +230,51 @@ def _two_sided(left: Operand, right: Operand, setting: Setting) -> Tally:
     return Tally("act_act", kinds, counts, events, replace(left.note, axes=axes), unit=unit)
 
 
+def entrywise_product(left: Operand, right: Operand, axes: Axes, wrote: int, setting: Setting) -> Tally:
+    """A product entry by entry, of which ``wrote`` sums are taken: a synapse, or a pair of activations, each entry.
+
+    Args:
+        left: one factor.
+        right: the other, which broadcasts with it.
+        axes: of their product.
+        wrote: entries that are left of it.
+        setting: see `Setting`.
+    """
+    shape = torch.broadcast_shapes(left.x.shape, right.x.shape)
+    size = math.prod(shape)
+    first = is_activation(left, right)
+    if first and is_activation(right, left):
+        tally = _pairs(left, right, axes, shape, setting)
+    else:
+        x, w = (left, right) if first else (right, left)
+        wide = Operand(x.x.expand(shape), replace(x.note, axes=axes, padding=None))
+        tally, _ = one_sided(wide, lambda y: y, axes, Reach(1), setting)
+        packets = int(nonzero(x.x, setting.scratch).sum(dtype=torch.float64))
+        sizes = _sum_of_units(x, setting) if tally.kinds == ["graded"] else packets
+        tally.counts |= {"packets": packets, "units": sizes, "inputs": x.x.numel()}
+        tally.op, tally.weight, fan_in = "product", w, size // wrote
+        blocks = wrote // (count(axes, "t") * count(axes, "b")) or 1
+        tally.geometry = Geometry(fan_in, 1, blocks, weight_sets=max(1, w.x.numel() // fan_in))
+    tally.counts |= {"dense": size, "outputs": wrote}
+    return tally
+
+
+def _pairs(left: Operand, right: Operand, axes: Axes, shape: Sequence[int], setting: Setting) -> Tally:
+    kinds = [classify(side.x, side.note, setting.scratch, setting.where) for side in (left, right)]
+    sides = [spread(nonzero(side.x.expand(shape), setting.scratch), axes, {}, 1) for side in (left, right)]
+    both = nonzero(left.x.expand(shape), setting.scratch).mul_(right.x.expand(shape).ne(0))
+    packets = [int(nonzero(side.x, setting.scratch).sum(dtype=torch.float64)) for side in (left, right)]
+    size, met = math.prod(shape), int(both.sum(dtype=torch.float64))
+    counts = {"synapses": size, "packets": sum(packets), "units": sum(packets)}
+    counts["inputs"] = left.x.numel() + right.x.numel()
+    if kinds == ["analog", "analog"]:
+        counts |= {"mac": size, "effective_mac": met}
+    else:
+        delivered = int(sides[0].sum() + sides[1].sum())
+        counts |= {"act_act": delivered, "act_act_units": delivered, "coincidences": met}
+    return Tally("act_act", kinds, counts, sides[0] + sides[1], replace(left.note, axes=axes))
+
+
 def _sum_of_units(side: Operand, setting: Setting) -> int:
     x = side.x if side.note.padding is None else side.note.padding.x
     return int(units(x, side.note.values, setting.scratch).sum(dtype=torch.float64))
@@ -196,18 +291,12 @@ class Convolution:
     output_padding: Sequence[int]
     groups: int
 
-    def reach(self, size: int, out: int, axis: int, kernel: int) -> Tensor:
-        """Per input position along one axis, the taps of the kernel that end at an output."""
+    def window(self, size: int, out: int, axis: int, kernel: int) -> Window:
+        """The kernel along one axis."""
         stride, padding, dilation = (
             (v[axis] if len(v) > 1 else v[0]) for v in (self.stride, self.padding, self.dilation)
         )
-        taps = torch.arange(kernel) * dilation - padding
-        if self.transposed:
-            ends = torch.arange(size)[:, None] * stride + taps
-            return ((ends >= 0) & (ends < out)).sum(1).double()
-        starts = (torch.arange(out)[:, None] * stride + taps).flatten()
-        starts = starts[(starts >= 0) & (starts < size)]
-        return torch.bincount(starts, minlength=size).double()
+        return Window(size, out, kernel, stride, padding, dilation, self.transposed)
 
     def ones(self, folded: Tensor, kernel: Sequence[int]) -> Tensor:
         """Events per output position: a kernel of ones on the folded nonzeros, ``(samples * groups, 1, ...)``."""
@@ -222,7 +311,53 @@ class Convolution:
         return back(mask, ones, None, list(self.stride), list(self.padding), pads, 1, list(self.dilation))
 
 
-def _without_zeros(reach: Mapping[int, Tensor], padding: Padding | None) -> Mapping[int, Tensor]:
+@dataclass(frozen=True)
+class Window:
+    """A kernel along one axis: ``size`` inputs, ``out`` outputs."""
+
+    size: int
+    out: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+    transposed: bool
+
+    def reach(self) -> Tensor:
+        """Per input position, the taps of the kernel that end at an output."""
+        return _reach(self)
+
+    def matrix(self) -> Tensor | None:
+        """Who reaches whom, as 0 and 1: ``(size, out)``; None where that takes more than 64 MiB."""
+        return _matrix(self) if self.size * self.out <= _LARGEST_MATRIX else None
+
+
+_LARGEST_MATRIX = 2**24
+
+
+@lru_cache(maxsize=4096)
+def _reach(w: Window) -> Tensor:
+    return torch.bincount(_meeting(w)[0], minlength=w.size).double()
+
+
+@lru_cache(maxsize=64)
+def _matrix(w: Window) -> Tensor:
+    matrix = torch.zeros(w.size, w.out)
+    matrix[_meeting(w)] = 1.0
+    return matrix
+
+
+def _meeting(w: Window) -> tuple[Tensor, Tensor]:
+    """Inputs and outputs that meet, one pair for each tap of the kernel."""
+    starts, most = (w.size, w.out) if w.transposed else (w.out, w.size)
+    ends = (torch.arange(starts)[:, None] * w.stride + torch.arange(w.kernel) * w.dilation - w.padding).flatten()
+    real = (ends >= 0) & (ends < most)
+    begins = torch.arange(starts).repeat_interleave(w.kernel)
+    return (begins[real], ends[real]) if w.transposed else (ends[real], begins[real])
+
+
+def without_zeros(reach: Mapping[int, Tensor], padding: Padding | None) -> Mapping[int, Tensor]:
+    """The reach without positions that are zeros by padding; empty where there are none."""
     if padding is None or padding.zeros is None:
         return {}
     real = {}
@@ -240,9 +375,10 @@ def convolution(x: Operand, w: Operand, out: Tensor, how: Convolution, setting: 
     per_group_out = w.x.shape[1] if how.transposed else w.x.shape[0] // groups
     per_group_in = x.x.shape[1] // groups
     axes: Axes = (x.note.axes[0], plain(groups), *x.note.axes[2:])
-    reach = {2 + i: how.reach(x.x.shape[2 + i], out.shape[2 + i], i, kernel[i]) for i in range(spatial)}
+    windows = {2 + i: how.window(x.x.shape[2 + i], out.shape[2 + i], i, kernel[i]) for i in range(spatial)}
+    reach = {axis: window.reach() for axis, window in windows.items()}
     pointwise = all(bool((r == 1).all()) for r in reach.values())
-    reaches = Reach(per_group_out, {} if pointwise else reach, _without_zeros(reach, x.note.padding))
+    reaches = Reach(per_group_out, {} if pointwise else reach, without_zeros(reach, x.note.padding))
 
     def fold(y: Tensor) -> Tensor:
         return y.unflatten(1, (groups, per_group_in)).sum(2, dtype=torch.float32)
@@ -251,6 +387,7 @@ def convolution(x: Operand, w: Operand, out: Tensor, how: Convolution, setting: 
     hit = folded if pointwise else how.ones(folded, kernel)
     tally.reached = int(hit.count_nonzero()) * per_group_out
     tally.op, tally.weight = f"conv{'_transpose' if how.transposed else ''}{spatial}d", w
+    tally.source, tally.maps = x, {1: Blocks(x.x.shape[1], out.shape[1], groups), **windows}
     per_output = (x.x if how.transposed else out).numel()
     tally.counts["dense"] = per_output * math.prod(kernel) * (per_group_out if how.transposed else per_group_in)
     tally.counts["outputs"] = out.numel()

@@ -39,11 +39,17 @@ def verdict(call: Call, scratch: Scratch) -> Verdict:
 def fires(call: Call) -> bool:
     """True for a comparison of real values that depend on the input: what a threshold does."""
     return (
-        (call.name in rules.THRESHOLD or call.name == "round")
+        call.name in rules.THRESHOLD | rules.ROUNDING
         and len(call.out) == 1
-        and call.notes[0].role == Role.DATA
+        and any(note.role == Role.DATA for note in call.notes)
         and call.tensors[0].is_floating_point()
     )
+
+
+def masks(call: Call, i: int) -> bool:
+    """True where tensor ``i`` of truth values selects among data: a mask, not yet numbers."""
+    others = [n for j, n in enumerate(call.notes) if j != i and call.tensors[j].is_floating_point()]
+    return call.name in ("mul", "where", "masked_fill") and any(n.role == Role.DATA for n in others)
 
 
 def is_strange(call: Call) -> bool:
@@ -68,6 +74,9 @@ def _by_size(call: Call) -> Verdict:
     if name in rules.SEARCHING:
         bounds = call.args[1 if name == "bucketize" else 0]
         return {"compares": wrote * math.ceil(math.log2(bounds.shape[-1] + 1))}
+    if name in rules.BAGS:
+        sums = call.args[1].numel() * call.out[0].shape[-1]
+        return {"adds": sums} | ({"muls": sums} if len(call.args) > 6 and call.args[6] is not None else {})
     if name in rules.ACCUMULATING:
         return _fold(call) if name == "col2im" else {"adds": call.tensors[0][_places(call.args[1])].numel()}
     return None
@@ -76,7 +85,7 @@ def _by_size(call: Call) -> Verdict:
 _BY_SIZE: tuple[tuple[frozenset[str], tuple[str, ...], str], ...] = (
     (rules.ADDING, ("adds",), "wrote"),
     (rules.SUMMING | rules.AVERAGING, ("adds",), "read"),
-    (rules.COMPARING | rules.EQUALITY | rules.THRESHOLD | rules.DISJUNCTION, ("compares",), "larger"),
+    (rules.COMPARING | rules.EQUALITY | rules.THRESHOLD | rules.ROUNDING | rules.DISJUNCTION, ("compares",), "larger"),
     (rules.SPECIAL, ("special",), "larger"),
     (rules.MULTIPLY_ADDS, ("muls", "adds"), "wrote"),
     (rules.DIVIDE_ADDS, ("special", "adds"), "wrote"),
@@ -100,7 +109,7 @@ def _free(call: Call) -> str | None:
     return rules.LOGIC if _is_logic(call) else None
 
 
-_ON_INDICES = rules.ADDING | rules.SCALING | rules.SUMMING | rules.COMPARING | rules.EQUALITY
+_ON_INDICES = rules.ROUNDING | rules.ADDING | rules.SCALING | rules.SUMMING | rules.COMPARING | rules.EQUALITY
 _OF_TRUTHS = rules.CONJUNCTION | rules.DISJUNCTION | {"mul"}
 
 
@@ -115,10 +124,10 @@ def _is_logic(call: Call) -> bool:
 
 def _scaling(call: Call, scratch: Scratch) -> Verdict:
     name, out = call.name, call.out[0]
-    data = [i for i, note in enumerate(call.notes) if note.role == Role.DATA]
+    data = call.data
     if len(data) > 1 and name.startswith("mul"):
         first, second = (call.notes[i] for i in data[:2])
-        if _resets(first, second) or _resets(second, first):
+        if resets(first, second) or resets(second, first):
             return rules.NEURON
         return _gates(call, scratch)
     if len(data) > 1 or (name not in ("mul", "multiply", "neg") and data == [1]):
@@ -130,8 +139,8 @@ def _scaling(call: Call, scratch: Scratch) -> Verdict:
 
 def _gates(call: Call, scratch: Scratch) -> Mapping[str, int]:
     """A product of activations, entry by entry, of numbers or of truth values: the events of each."""
-    out, data = call.out[0], [i for i, note in enumerate(call.notes) if note.role == Role.DATA]
-    events = [int(nonzero(call.tensors[i].expand(out.shape), scratch).sum(dtype=_wide(out))) for i in data]
+    out = call.out[0]
+    events = [int(nonzero(call.tensors[i].expand(out.shape), scratch).sum(dtype=_wide(out))) for i in call.data]
     return {"gates": sum(events)}
 
 
@@ -154,7 +163,7 @@ def _is_bias(notes: Sequence[Note]) -> bool:
     return max(notes, key=lambda note: note.role).linear
 
 
-def _resets(spikes: Note, membrane: Note) -> bool:
+def resets(spikes: Note, membrane: Note) -> bool:
     """True for a membrane times a function of its own spikes, as in a hard reset."""
     return spikes.compared is not None and spikes.compared is (membrane.base or membrane.values)
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
 from snntorch_smixer.cost.counting.neurons import first_tensor, is_neuron
@@ -114,7 +113,7 @@ class Bookkeeper(Protocol):
     def is_spikes(self, x: Tensor) -> bool:
         """True for zeros and one other value, or whole numbers of a known unit."""
 
-    def sent(self, output: Any, current: Tensor | None) -> None:
+    def sent(self, module: nn.Module, output: Any, current: Tensor | None) -> None:
         """What a neuron of known type returned, and what drove it."""
 
     def neuron(self, firing: Firing) -> None:
@@ -144,6 +143,7 @@ class Stack:
         self.frames: list[Frame] = []
         self.outside = False
         self._open: list[tuple[str, Comparison]] = []  # truth values that nobody has turned into numbers yet
+        self._kinds: dict[nn.Module, tuple[bool, bool]] = {}  # is it a neuron, has it layers
         self._thread, self._elsewhere = threading.get_ident(), ""
 
     @property
@@ -185,9 +185,12 @@ class Stack:
             self._elsewhere = self.names.get(module) or type(module).__name__  # a copy for a device has no name
             return
         inside = self.top is not None and self.top.known
-        frame = Frame(self.names[module], module, inside or is_neuron(module), first_tensor(args))
+        kind = self._kinds.get(module)
+        if kind is None:
+            kind = self._kinds[module] = (is_neuron(module), _has_layers(module))
+        frame = Frame(self.names[module], module, inside or kind[0], first_tensor(args))
         self.frames.append(frame)
-        if frame.known and not inside and _only_updates(module):
+        if frame.known and not inside and not kind[1] and _has_no_hooks(module):
             frame.resume = self.books.pause()
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
@@ -200,7 +203,7 @@ class Stack:
         frame = self.frames.pop()
         if frame.resume is not None:
             frame.resume()
-        with _disable_current_modes():
+        with unseen():
             self._close(frame, output)
 
     def _current(self, frame: Frame) -> Note | None:
@@ -210,7 +213,7 @@ class Stack:
         if frame.known:
             spikes = first_tensor(output)
             if (self.top is None or not self.top.known) and spikes is not None:
-                self.books.sent(output, frame.current)
+                self.books.sent(frame.module, output, frame.current)
                 width = _width(spikes, frame.current)
                 self.books.neuron(Firing(frame.layer, frame.module, spikes, self._current(frame), width))
             return
@@ -223,7 +226,7 @@ class Stack:
         passes_on = frame.pure and not frame.calls and not frame.fired
         self._hand_up(frame.below, settled=not passes_on)
         self._sort_out(frame)
-        if frame.counts:
+        if any(frame.counts.values()):
             self.books.elementwise(frame)
 
     def _sent(self, frame: Frame, output: Any) -> Tensor | None:
@@ -281,13 +284,24 @@ class Stack:
         self._open.clear()
 
 
+def unseen() -> Any:
+    """A context in which no mode sees an operation; `_disable_current_modes`, which takes them apart, is far slower."""
+    return torch._C._DisableTorchDispatch()
+
+
 def _width(spikes: Tensor, current: Tensor | None) -> int:
     """Bytes of one state variable: real values as wide as what drives it, whatever its spikes are stored as."""
     real = [x.element_size() for x in (spikes, current) if x is not None and x.is_floating_point()]
     return max(real, default=spikes.element_size())
 
 
-def _only_updates(module: nn.Module) -> bool:
-    """True for a neuron in which nothing but its update runs: no layer with weights, no hooks but ours."""
-    layers = any(isinstance(p, nn.Parameter) and p.dim() > 1 for p in module.parameters())
-    return not layers and len(module._forward_hooks) == 1 and len(module._forward_pre_hooks) == 1
+def _has_layers(module: nn.Module) -> bool:
+    """True for a neuron with layers with weights, in which more than its update runs."""
+    return any(p.dim() > 1 for p in module.parameters()) or any(
+        next(child.parameters(), None) is not None for child in module.children()
+    )
+
+
+def _has_no_hooks(module: nn.Module) -> bool:
+    """True for a module with no hooks but ours."""
+    return len(module._forward_hooks) == 1 and len(module._forward_pre_hooks) == 1

@@ -6,12 +6,16 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from snntorch_smixer.cost.counting.axes import Axes
+
+if TYPE_CHECKING:
+    from snntorch_smixer.cost.counting.chains import Chain
+    from snntorch_smixer.cost.counting.late import Waiting
 
 _NAME = "_smixer_cost_note"
 
@@ -66,6 +70,7 @@ class Note:
         axes: its axes, see `axes`.
         step: the time step it belongs to where it has no axis of time, if known.
         unit: a constant factor on whole numbers: 1/N behind a mean over N spikes.
+        picked: it is entries of a parameter, picked by data: in a product with data it is the weight, else it is data.
         raw: it is the model's input, reshaped or repeated.
         static: all its time steps are the same by construction.
         source: name of the parameter it is made from.
@@ -74,15 +79,22 @@ class Note:
         base: numbers that it is a constant shift or multiple of; its own otherwise.
         compared: what a comparison compared, where it came out of one.
         padding: what it was before it was padded, and the padding of each axis before and behind.
+        factors: two tensors and the notes on them, where it is their product entry by entry.
+        rounded: the note on whole numbers that it is a shift or multiple of.
         number: truth values of a comparison that were turned into numbers, or its numbers.
         reached: how many of its entries at least one event reached, for the sums of a linear map.
         values: its numbers.
+        senders: the layers with weights that it comes from, by their place in the books.
+        chain: it as a linear function of what entered linear layers before it, see `chains`.
+        part: the chain of the tensor that it is a part of.
+        late: the calls that it waits with to be counted, so that `reached` is not known yet.
     """
 
     role: Role
     axes: Axes
     step: int | None = None
     unit: float = 1.0
+    picked: bool = False
     raw: bool = False
     static: bool = False
     source: str = ""
@@ -91,9 +103,15 @@ class Note:
     base: Values | None = None
     compared: Values | None = None
     padding: Padding | None = None
+    rounded: Note | None = None
+    factors: tuple[tuple[Tensor, Note], tuple[Tensor, Note]] | None = None
     number: bool = False
     reached: int | None = None
     values: Values = field(default_factory=Values)
+    senders: frozenset[int] = frozenset()
+    chain: Chain | None = None
+    part: Chain | None = None
+    late: Waiting | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +131,12 @@ class Call:
     tensors: Sequence[Tensor]
     notes: Sequence[Note]
     out: Sequence[Tensor]
+
+    @property
+    def data(self) -> list[int]:
+        """Which tensors are activations: those that depend on the input, picked parameters only for want of others."""
+        data = [i for i, note in enumerate(self.notes) if note.role == Role.DATA]
+        return [i for i in data if not self.notes[i].picked] or data
 
 
 def read(x: Tensor) -> Note | None:

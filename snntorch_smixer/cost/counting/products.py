@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from snntorch_smixer.cost.counting.counters import (
@@ -69,11 +72,28 @@ def _as_column(vector: Operand) -> Operand:
 
 def _convolution(call: Call, setting: Setting) -> Tally | None:
     x, w = _operand(call, call.args[0]), _operand(call, call.args[1])
-    if not is_activation(x, w) or w.note.role == Role.DATA:
+    if not is_activation(x, w) or is_activation(w, x):
         return None  # a kernel that depends on the input: listed as uncounted
     how = Convolution(*call.args[3:9])
     return _finish(call, convolution(x, w, call.out[0], how, setting), x, w)
 
+
+def _addbmm(bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    wide = left.transpose(0, 1).reshape(left.shape[1], -1)
+    return torch.addmm(bias, wide, right.reshape(-1, right.shape[2]), beta=beta, alpha=alpha)
+
+
+def _bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    inner = F.linear(y, weight.reshape(-1, weight.shape[2])).unflatten(-1, weight.shape[:2])
+    out = (inner @ x.unsqueeze(-1)).squeeze(-1)
+    return out if bias is None else out + bias
+
+
+SPELLED: Mapping[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.addbmm.default: _addbmm,
+    torch.ops.aten.bilinear.default: _bilinear,
+}
+"""Products that torch runs as one operation of its own, spelled with those of `PRODUCTS`."""
 
 PRODUCTS: Mapping[str, Callable[[Call, Setting], Tally | None]] = {
     "mm": _mm,

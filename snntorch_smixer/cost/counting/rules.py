@@ -63,7 +63,9 @@ LOGICAL = _names(
 CONJUNCTION = _names("logical_and bitwise_and")
 DISJUNCTION = _names("logical_or logical_xor bitwise_or bitwise_xor")
 SEARCHING = _names("bucketize searchsorted")
+BAGS = _names("_embedding_bag _embedding_bag_forward_only")
 ACCUMULATING = _names("col2im _index_put_impl")
+ROUNDING = _names("round floor ceil trunc floor_divide")
 THRESHOLD = _names("ge gt le lt greater greater_equal less less_equal heaviside sign sgn")
 EQUALITY = _names("eq ne not_equal")
 ADDING = _names("add sub rsub subtract")
@@ -77,8 +79,8 @@ POOLING = _names(
     "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"
 )
 COMPARING = _names("relu clamp clamp_min clamp_max maximum minimum fmax fmin hardtanh threshold leaky_relu abs relu6 "
-                   "round floor ceil trunc frac remainder fmod hardsigmoid hardswish where masked_fill prelu max min "
-                   "amax amin aminmax argmax argmin _prelu_kernel floor_divide")  # fmt: skip
+                   "frac remainder fmod hardsigmoid hardswish where masked_fill prelu max min "
+                   "amax amin aminmax argmax argmin _prelu_kernel hardshrink softshrink")  # fmt: skip
 SORTING = _names("sort argsort topk msort kthvalue median")
 SPECIAL = _names(
     "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt pow square reciprocal sigmoid tanh gelu silu mish elu celu selu "

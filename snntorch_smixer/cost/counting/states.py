@@ -21,7 +21,8 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     Knows snnTorch's ``reset_mem``, and ``reset`` or ``n_reset`` without arguments as SpikingJelly's ``reset_net`` does.
     """
     held = [(m, _held(m)) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    tensors = {id(x): (x, x.detach().clone()) for _, parts in held for part in parts.values() for x in _tensors(part)}
+    found = {id(x): x for _, parts in held for part in parts.values() for x in _tensors(part)}
+    tensors = [(x, x.detach().clone(), _version(x)) for x in found.values()]
     lists = [(x, list(x)) for _, parts in held for part in parts.values() for x in part.values() if type(x) is list]
     try:
         reset(model)
@@ -36,11 +37,17 @@ def at_rest(model: nn.Module) -> Iterator[None]:
                 live.update(part)
         for items, content in lists:
             items[:] = content
-        for x, value in tensors.values():
+        # Only what was written into: a write cuts a graph that holds a membrane.
+        for x, value in ((x, value) for x, value, version in tensors if version is None or x._version != version):
             x.detach().copy_(value)
+        for x in found.values():
             erase(x)
         for x in model.parameters():
             erase(x)
+
+
+def _version(x: Tensor) -> int | None:
+    return None if x.is_inference() else x._version
 
 
 def _reset(module: nn.Module) -> None:
