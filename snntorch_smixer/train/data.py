@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from snntorch_smixer.errors import CardError, SettingError
 from snntorch_smixer.train.augment import augment, erase, rand_augment
-from snntorch_smixer.train.files import Batch, shuffled
+from snntorch_smixer.train.files import Batch, digest_tensors, shuffled
 from snntorch_smixer.train.recipe import Recipe
 
 FASHION_MNIST_CLASSES = (
@@ -81,6 +81,10 @@ class ImageData:
         std: per channel.
         classes: names, by label.
         workers: processes for RandAugment, the one slow augmentation; 0 for none. Results do not depend on it.
+        name: id of the data set; empty for data of one's own.
+
+    Raises:
+        SettingError: images that are not uint8 ``(n, C, H, W)`` with a label each.
     """
 
     train: Split
@@ -89,6 +93,15 @@ class ImageData:
     std: tuple[float, ...]
     classes: tuple[str, ...]
     workers: int = 0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for split, (images, labels) in (("train", self.train), ("test", self.test)):
+            if images.dtype != torch.uint8 or images.dim() != 4 or labels.shape != images.shape[:1]:
+                raise SettingError(
+                    f"ImageData: {split} has images {images.dtype} {tuple(images.shape)} and labels "
+                    f"{tuple(labels.shape)}, expected uint8 (n, C, H, W) and (n,). Scale the images to 0..255."
+                )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,6 +117,10 @@ class ImageData:
     def test_count(self) -> int:
         """Images to evaluate on."""
         return len(self.test[0])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all images and labels."""
+        return digest_tensors(*self.train, *self.test)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 ``(B, C, H, W)`` to float32 with zero mean and unit deviation per channel."""
@@ -145,18 +162,27 @@ class AugmentImage:
         return rand_augment(image, self.recipe, mean=self.mean)[0]
 
 
-def check_fits(net: nn.Module, data: Data) -> None:
+def check_fits(net: nn.Module, data: Data, *, by_name: bool = False) -> None:
     """Refuse data that a net was not built for, before anything is computed.
 
     Steps, channels, size and number of classes are compared with ``net.config``; a net without one passes.
 
+    Args:
+        net: classifier.
+        data: to train or evaluate on.
+        by_name: the classes are compared by name, see `class_indices`; their number is not compared here.
+
     Raises:
-        SettingError: naming the first that differs.
+        SettingError: naming the first that differs, or the split that is empty.
     """
+    for split, count in (("training", data.train_count), ("test", data.test_count)):
+        if not count:
+            raise SettingError(f"check_fits: the data have no {split} inputs, expected at least one. Add some.")
     *steps, channels, height, width = data.shape
     found = {"T": steps[0] if steps else None, "in_channels": channels, "img_size": (height, width)}
     advice = {"T": "integrate the events into as many frames as the net has steps", "img_size": "pass data of its size"}
-    for name, got in {**found, "num_classes": len(data.classes)}.items():
+    found |= {} if by_name else {"num_classes": len(data.classes)}
+    for name, got in found.items():
         wanted = getattr(getattr(net, "config", None), name, None)
         if None in (wanted, got) or wanted == got:
             continue
@@ -164,6 +190,34 @@ def check_fits(net: nn.Module, data: Data) -> None:
             f"check_fits: the data have {name}={got}, {type(net).__name__} was built with {name}={wanted}. Build it "
             f"with {name}={got}, or {advice.get(name, 'pass the data it was made for')}."
         )
+
+
+def class_indices(found: tuple[str, ...], known: tuple[str, ...]) -> tuple[int, ...]:
+    """For each class of a data set, its index among the classes that a model knows, by name.
+
+    Args:
+        found: classes of the data, by label.
+        known: classes of the model, by logit.
+
+    Raises:
+        SettingError: naming the classes that the model does not know.
+    """
+    if found == known:
+        return tuple(range(len(known)))
+    odd = sorted(set(found) - set(known)) or sorted(name for name in set(known) if known.count(name) > 1)
+    if odd:
+        missing = sorted(set(known) - set(found))
+        lacks = f" The data lack {_names(missing)}." if missing else ""
+        raise SettingError(
+            f"class_indices: the model has no single class called {_names(odd)}, expected some of its {len(known)} "
+            f"classes.{lacks} Rename the classes of the data, or leave those out."
+        )
+    return tuple(known.index(name) for name in found)
+
+
+def _names(names: list[str]) -> str:
+    few = ", ".join(map(repr, names[:5]))
+    return few if len(names) <= 5 else f"{few} and {len(names) - 5} more"
 
 
 def fashion_mnist(root: str | Path) -> ImageData:

@@ -174,8 +174,9 @@ def load_data(name: str, root: str | Path, *, size: tuple[int, int] | None = Non
     """
     check_choice("load_data", "name", name, tuple(DATASETS))
     if name in ("imagenet-1k", "image-folder"):
-        return folders.image_folder(root, size=size or (224, 224), workers=workers)
-    data: Data
+        pictures = folders.image_folder(root, size=size or (224, 224), workers=workers)
+        return dataclasses.replace(pictures, name=name)
+    data: ImageData | frames.FrameData
     if name in IN_MEMORY:
         count = default_workers() if workers is None else workers
         data = dataclasses.replace(IN_MEMORY[name](root), workers=count)
@@ -188,7 +189,7 @@ def load_data(name: str, root: str | Path, *, size: tuple[int, int] | None = Non
             f"load_data: {name} has {data.shape[-2]} x {data.shape[-1]} pixels, got size={tuple(size)}. Build the net "
             f"with img_size={data.shape[-2:]}."
         )
-    return data
+    return dataclasses.replace(data, name=name)
 
 
 def _named(data: frames.FrameData) -> frames.FrameData:

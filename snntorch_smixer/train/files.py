@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -27,6 +29,9 @@ Reader = Callable[[Key], Tensor]
 """From a key to one input; it is sent to worker processes, so it has to be picklable."""
 
 MOST_WORKERS = 8
+
+_SAMPLED = 64
+"""Files of a split whose bytes enter a fingerprint."""
 
 
 class Files(Dataset[tuple[Tensor, int]], Generic[Key]):
@@ -69,6 +74,25 @@ class OnDisk:
     def test_count(self) -> int:
         """Samples to evaluate on."""
         return len(self.test)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the name and label of every file, and of the bytes of 64 files at most of each split."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            every = max(1, math.ceil(len(split) / _SAMPLED))
+            digest.update("".join(f"{path.name}\0{label}\n" for path, label in split).encode())
+            for path, _ in split[::every]:
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+def digest_tensors(*tensors: Tensor) -> str:
+    """SHA-256 of the shapes, kinds and values of tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def shuffled(

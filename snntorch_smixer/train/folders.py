@@ -23,6 +23,7 @@ from snntorch_smixer.train.files import (
     in_order,
     shuffled,
 )
+from snntorch_smixer.train.pictures import read_picture
 from snntorch_smixer.train.recipe import Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,6 +43,7 @@ class FolderData(OnDisk):
         workers: decoding processes; 0 for none. Results do not depend on it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
+        name: id of the data set; empty for data of one's own.
     """
 
     train: list[Sample] = field(repr=False)
@@ -52,6 +54,7 @@ class FolderData(OnDisk):
     workers: int = field(default_factory=default_workers)
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+    name: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,7 +65,7 @@ class FolderData(OnDisk):
         """One epoch in random order: random resized crop, flip, RandAugment, erasing.
 
         Raises:
-            CardError: a file is no readable picture.
+            CardError: a file is no readable picture of 8 or 16 bits.
             MissingExtra: torchvision is not installed.
         """
         reader = RandomCrop(self.size, recipe, self.mean)
@@ -151,10 +154,6 @@ def _v2() -> ModuleType:
 
 
 def _read(path: Path, transform: Callable[[Any], Any]) -> Tensor:
-    load = need("torchvision.datasets.folder", extra="vision").pil_loader
-    try:
-        picture = transform(load(path))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CardError(f"{path}: no readable picture ({error}). Get it again, or remove it.") from error
-    pixels: Tensor = need("torchvision.transforms.v2.functional", extra="vision").pil_to_tensor(picture)
+    pil_to_tensor = need("torchvision.transforms.v2.functional", extra="vision").pil_to_tensor
+    pixels: Tensor = pil_to_tensor(transform(read_picture(path)))
     return pixels

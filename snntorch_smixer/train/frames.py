@@ -40,6 +40,7 @@ class FrameData(OnDisk):
         workers: reading processes; 0 for none. Results do not depend on it.
         mean: empty; frames are not normalised.
         std: empty.
+        name: id of the data set; empty for data of one's own.
     """
 
     train: list[Sample] = field(repr=False)
@@ -49,12 +50,13 @@ class FrameData(OnDisk):
     workers: int = field(default_factory=default_workers)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    name: str = ""
 
     def train_batches(self, recipe: Recipe) -> Iterator[Batch]:
         """One epoch in random order, ``(T, B, C, H, W)``: crop, flip and erasing, alike in all steps of a recording.
 
         Raises:
-            CardError: a file is corrupt or has other frames than the first.
+            CardError: a file is corrupt, has other frames than the first, or counts that are not finite or negative.
             SettingError: the recipe has RandAugment, whose colour operations mean nothing on numbers of events.
         """
         if recipe.randaugment_ops:
@@ -69,7 +71,7 @@ class FrameData(OnDisk):
         """All test recordings, in order, ``(T, B, C, H, W)``.
 
         Raises:
-            CardError: a file is corrupt or has other frames than the first.
+            CardError: a file is corrupt, has other frames than the first, or counts that are not finite or negative.
         """
         return in_order(self.test, ReadFrames(self.shape), batch_size=batch_size, workers=self.workers, axis=1)
 
@@ -87,7 +89,8 @@ def frame_folder(root: str | Path, *, train_share: float | None = None, workers:
         workers: reading processes; 0 for none, None for one per core.
 
     Raises:
-        CardError: folders are missing or empty or have other classes, or the first file holds no frames.
+        CardError: folders are missing or empty or have other classes, a class is left without a test recording, or
+            the first file holds no frames.
     """
     base = _base(Path(root))
     train, test = base / "train", base / "test"
@@ -98,6 +101,7 @@ def frame_folder(root: str | Path, *, train_share: float | None = None, workers:
     else:
         classes, samples = _class_folders(base)
         train_samples, test_samples = _share_out(samples, train_share)
+        _check_every_class_is_tested(base, classes, test_samples)
     shape = tuple(_read(train_samples[0][0]).shape)
     count = default_workers() if workers is None else workers
     return FrameData(train_samples, test_samples, classes, shape, workers=count)
@@ -160,6 +164,16 @@ def _share_out(samples: list[Sample], train_share: float) -> tuple[list[Sample],
     return train, test
 
 
+def _check_every_class_is_tested(folder: Path, classes: tuple[str, ...], test: list[Sample]) -> None:
+    tested = {label for _, label in test}
+    missing = [name for label, name in enumerate(classes) if label not in tested]
+    if missing:
+        raise CardError(
+            f"frame_folder: {folder / missing[0]} has so few recordings that none is left for the test. Add some, or "
+            "sort the recordings into train and test."
+        )
+
+
 def _read(path: Path) -> Tensor:
     try:
         # Opened here: np.load leaves its own file open where it is no archive.
@@ -167,12 +181,21 @@ def _read(path: Path) -> Tensor:
             frames = arrays["frames"]
     except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise CardError(f"{path}: holds no readable array 'frames'. Integrate the recording again.") from error
-    if frames.dtype.kind not in "biuf" or frames.ndim != 4 or frames.shape[1] != 2:
+    if frames.dtype.kind not in "biuf" or frames.ndim != 4 or frames.shape[1] != 2 or not frames.size:
         raise CardError(
             f"{path}: 'frames' is {frames.dtype} {frames.shape}, expected numbers (T, 2, H, W). Integrate the "
             "recording again."
         )
-    return torch.from_numpy(frames.astype(np.float32))
+    # What becomes infinite here is refused below.
+    with np.errstate(over="ignore"):
+        counts = torch.from_numpy(frames.astype(np.float32))
+    if not (counts.isfinite() & (counts >= 0)).all():
+        odd = "NaN" if counts.isnan().any() else "negative values" if (counts < 0).any() else "infinity"
+        raise CardError(
+            f"{path}: 'frames' holds {odd}, expected numbers of events, finite and at least 0. Integrate the recording "
+            "again."
+        )
+    return counts
 
 
 def _change(frames: Tensor, recipe: Recipe) -> Tensor:

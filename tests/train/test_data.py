@@ -11,7 +11,14 @@ import torch
 from torch import nn
 
 from snntorch_smixer.errors import CardError, SettingError
-from snntorch_smixer.train.data import FASHION_MNIST_CLASSES, ImageData, check_fits, fashion_mnist, normalise
+from snntorch_smixer.train.data import (
+    FASHION_MNIST_CLASSES,
+    ImageData,
+    check_fits,
+    class_indices,
+    fashion_mnist,
+    normalise,
+)
 from snntorch_smixer.train.recipe import Recipe
 
 
@@ -193,3 +200,53 @@ def test_data_that_do_not_fit(name, value, got, advice):
         f"check_fits: the data have {name}={got}, Net was built with {name}={value}. Build it with {name}={got}, or "
         f"{advice}."
     )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_empty_split_is_said(split):
+    empty = (torch.zeros(0, 3, 2, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(SettingError) as caught:
+        check_fits(Net(), dataclasses.replace(numbered(), **{split: empty}))
+    kind = "training" if split == "train" else "test"
+    assert str(caught.value) == f"check_fits: the data have no {kind} inputs, expected at least one. Add some."
+
+
+def test_the_number_of_classes_is_not_compared_where_their_names_are():
+    check_fits(Net(SimpleNamespace(**{**FITTING, "num_classes": 1000})), numbered(), by_name=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [(torch.rand(4, 1, 2, 2), torch.arange(4)), (torch.zeros(4, 2, 2, dtype=torch.uint8), torch.arange(4)),
+     (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(3))],
+)  # fmt: skip
+def test_images_in_memory_that_would_be_scaled_wrongly_are_refused(images, labels):
+    with pytest.raises(SettingError, match=r"ImageData: test has images .* expected uint8 \(n, C, H, W\) and \(n,\)"):
+        dataclasses.replace(numbered(), test=(images, labels))
+
+
+def test_classes_are_found_by_name():
+    known = ("apple", "bee", "cat", "dog")
+    assert class_indices(known, known) == (0, 1, 2, 3)
+    assert class_indices(("dog", "bee"), known) == (3, 1)
+    assert class_indices(("a", "a"), ("a", "a")) == (0, 1), "the same names in the same order need no search"
+
+
+def test_classes_that_the_model_does_not_know_are_named():
+    with pytest.raises(SettingError) as caught:
+        class_indices(("bee", "cat", "dog"), ("apple", "bee", "cat"))
+    assert str(caught.value) == (
+        "class_indices: the model has no single class called 'dog', expected some of its 3 classes. The data lack "
+        "'apple'. Rename the classes of the data, or leave those out."
+    )
+    with pytest.raises(SettingError, match="'a0', 'a1', 'a2', 'a3', 'a4' and 3 more, expected"):
+        class_indices(tuple(f"a{number}" for number in range(8)), ("b",))
+    with pytest.raises(SettingError, match="no single class called 'crane'"):
+        class_indices(("crane", "maillot"), ("maillot", "crane", "crane"))
+
+
+def test_the_fingerprint_is_of_the_content():
+    first, second = numbered(), numbered()
+    assert first.fingerprint() == second.fingerprint()
+    second.test[0][9, 2, 1, 1] += 1
+    assert first.fingerprint() != second.fingerprint()

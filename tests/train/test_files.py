@@ -11,6 +11,7 @@ from snntorch_smixer.errors import CardError
 from snntorch_smixer.train.files import (
     MOST_WORKERS,
     Files,
+    OnDisk,
     check_same_classes,
     default_workers,
     in_order,
@@ -99,3 +100,24 @@ def test_other_classes(tmp_path):
         f"{tmp_path / 'train'} and {tmp_path / 'val'} must have the same class folders: got 2 and 1, and 'a' is in one "
         "only. Sort the files of both into one folder per class."
     )
+
+
+class Split(OnDisk):
+    def __init__(self, root: Path, count: int) -> None:
+        self.train = [(root / f"{number}.png", number % 2) for number in range(count)]
+        self.test = self.train[:1]
+
+
+def test_the_fingerprint_is_of_names_labels_and_bytes(tmp_path, monkeypatch):
+    for folder in ("here", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        for number in range(9):
+            (tmp_path / folder / f"{number}.png").write_bytes(bytes([number]))
+    found = Split(tmp_path / "here", 9).fingerprint()
+    assert Split(tmp_path / "elsewhere", 9).fingerprint() == found, "the same files in another folder"
+    assert Split(tmp_path / "here", 8).fingerprint() != found
+    relabelled = Split(tmp_path / "here", 9)
+    relabelled.train[3] = (relabelled.train[3][0], 0)
+    assert relabelled.fingerprint() != found
+    (tmp_path / "here" / "8.png").write_bytes(b"another")
+    assert Split(tmp_path / "here", 9).fingerprint() != found

@@ -159,6 +159,41 @@ def test_what_is_no_frames(root, values):
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "odd"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "negative values"), (-1, "negative values")]
+)
+def test_counts_that_are_no_counts_are_refused_by_name(root, value, odd):
+    values = frames(0)
+    values[1, 0, 2, 3] = value
+    write(last(root), values)
+    assert refused(root) == (
+        f"{last(root)}: 'frames' holds {odd}, expected numbers of events, finite and at least 0. Integrate the "
+        "recording again."
+    )
+
+
+def test_a_number_that_float32_cannot_hold_is_no_count(root):
+    write(last(root), np.full((3, 2, 4, 4), 1e300))
+    assert "holds infinity" in refused(root)
+
+
+def test_frames_without_a_step_are_no_frames(root):
+    write(last(root), np.zeros((0, 2, 4, 4)))
+    assert "'frames' is float64 (0, 2, 4, 4), expected numbers (T, 2, H, W)." in refused(root)
+
+
+def test_a_class_that_is_left_without_a_test_recording_is_named(tmp_path):
+    for name, count in (("cat", 11), ("dog", 9)):
+        for number in range(count):
+            write(tmp_path / name / f"{number}.npz", frames(number))
+    with pytest.raises(CardError) as caught:
+        frame_folder(tmp_path, train_share=0.9, workers=0)
+    assert str(caught.value) == (
+        f"frame_folder: {tmp_path / 'dog'} has so few recordings that none is left for the test. Add some, or sort the "
+        "recordings into train and test."
+    )
+
+
 def test_missing_folders_and_files(root, tmp_path):
     last(root).unlink()
     assert refused(root) == f"frame_folder: {last(root).parent} has no .npz files. Add them, or remove the folder."
