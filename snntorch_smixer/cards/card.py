@@ -123,6 +123,12 @@ class Card:
         files: size and SHA-256 by file name.
         measured: our own results.
         reported: those of the paper.
+
+    Examples:
+        >>> from snntorch_smixer import from_pretrained
+        >>> card = from_pretrained("smixer-2-64-fmnist").card
+        >>> card.dataset, card.classes[0]
+        ('fashion-mnist', 'T-shirt/top')
     """
 
     name: str
@@ -160,7 +166,7 @@ class Card:
         raw = read_toml(path)
         try:
             return cls.from_dict(raw)
-        except (SMixerError, TypeError, AttributeError) as error:
+        except (SMixerError, TypeError, AttributeError, ValueError) as error:
             raise CardError(f"{path}: {error} Restore the card.") from error
 
     @classmethod
@@ -207,10 +213,15 @@ class Card:
         """uint8 images ``(B, C, H, W)``, or float ones in [0, 1], to what the network was trained on.
 
         Raises:
-            CardError: the card names no mean and deviation.
+            CardError: the card names no mean and deviation, or those of another number of channels.
         """
         if not self.mean or not self.std:
             raise CardError(f"card of {self.name}: no mean and std are known. Normalise the images yourself.")
+        if images.shape[-3:-2] != (len(self.mean),):
+            raise CardError(
+                f"card of {self.name}: images {tuple(images.shape)}, expected (B, {len(self.mean)}, H, W). Pass images "
+                "of its channels."
+            )
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return (images.float() / scale - mean) / std
@@ -267,12 +278,20 @@ def _check(card: Card) -> None:
     unknown = sorted(set(card.files) - {WEIGHTS, CONFIG})
     if unknown:
         raise CardError(f"card: files names {unknown[0]!r}. A model is {CONFIG} and {WEIGHTS}; nothing else is loaded.")
-    if any(not isinstance(v, (int, float)) or not _is_finite(v) for v in (*card.mean, *card.std)) or 0 in card.std:
-        raise CardError(f"card: mean={card.mean} and std={card.std} must be finite numbers, and no std 0.")
+    _check_data(card)
     if type(card.parameters) is not int or card.parameters < 0:
         raise CardError(f"card: parameters={card.parameters!r} is no count.")
     if len(card.input_size) != 3 or any(type(v) is not int or v < 1 for v in card.input_size):
         raise CardError(f"card: input_size={card.input_size!r} must be three whole numbers, (C, H, W).")
+
+
+def _check_data(card: Card) -> None:
+    if any(not isinstance(v, (int, float)) or not _is_finite(v) for v in (*card.mean, *card.std)) or 0 in card.std:
+        raise CardError(f"card: mean={card.mean} and std={card.std} must be finite numbers, and no std 0.")
+    if len(card.mean) != len(card.std):
+        raise CardError(f"card: mean={card.mean} and std={card.std} must have one entry per channel each.")
+    if not all(isinstance(name, str) for name in card.classes):
+        raise CardError("card: classes must be names.")
 
 
 def is_repo_id(text: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ ENTRIES = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema", "
 
 PREFIXES = ("module.", "_orig_mod.")
 """Put before every name by DistributedDataParallel and ``torch.compile``."""
+
+_SHARED = 8
+"""How many times the bytes of a file its tensors may be in all, where some share theirs."""
 
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 """First bytes of what ``torch.save`` writes now, and of what it wrote before."""
@@ -88,13 +92,43 @@ def _load_pickle(path: Path) -> object:
     try:
         # An open file, since torch.load goes by the name of one that is called .safetensors.
         with path.open("rb") as file, _namespace_allowed():
+            _check_archive(path, file)
             return torch.load(file, map_location="cpu", weights_only=True)
+    except CardError:
+        raise
     except Exception as error:  # torch does not say what it raises for a damaged file
         reason = str(error).strip().splitlines()
         raise CardError(
             f"{path}: weights_only=True does not load it ({type(error).__name__}: {reason[0] if reason else ''}). "
             "It is damaged or holds more than tensors; save its state dict as safetensors where you trust it."
         ) from error
+
+
+def _check_archive(path: Path, file: BinaryIO) -> None:
+    """Refuse an archive that gives more bytes than it has: torch.save compresses nothing and shares no bytes."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+        size = path.stat().st_size
+        if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
+            raise CardError(
+                f"{path}: an archive with compressed entries, {sum(e.file_size for e in entries)} bytes in {size}; "
+                "torch.save writes none. Save its state dict again where you trust it."
+            )
+    file.seek(0)
+
+
+def _check_sizes(where: str, path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are larger than what is stored of them, as views of one value can be."""
+    stored = path.stat().st_size
+    # Weights that are tied lie in the file once.
+    large = [name for name, value in state.items() if value.numel() * value.element_size() > stored]
+    total = sum(value.numel() * value.element_size() for value in state.values())
+    if large or total > _SHARED * stored:
+        raise CardError(
+            f"{where}: tensors of {total} bytes in a file of {stored}{', first ' + large[0] if large else ''}. Save "
+            "the state dict with every tensor made contiguous."
+        )
 
 
 def _namespace_allowed() -> AbstractContextManager[object]:
@@ -121,6 +155,7 @@ def _unwrapped(path: Path, raw: Any) -> Checkpoint:
             f"with one of the entries {', '.join(ENTRIES)}. Save the state dict alone."
         )
     state = {_stripped(name): tensor for name, tensor in raw.items()}
+    _check_sizes(where, path, state)
     if len(state) != len(raw):
         raise CardError(f"{where}: some names differ only by {' or '.join(PREFIXES)}. Save one state dict.")
     return Checkpoint(state, ".".join(entry))

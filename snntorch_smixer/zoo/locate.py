@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from snntorch_smixer.cards.card import CARD, CONFIG, WEIGHTS, Card, is_repo_id
-from snntorch_smixer.cards.folder import PICKLES, check_file
+from snntorch_smixer.cards.folder import PICKLES, read_checked
 from snntorch_smixer.errors import CardError
 from snntorch_smixer.zoo.download import download
 from snntorch_smixer.zoo.registry import configured, family_of, is_model, model_card, near_names, zoo_folder
@@ -14,15 +14,19 @@ from snntorch_smixer.zoo.registry import configured, family_of, is_model, model_
 
 @dataclass(frozen=True)
 class Located:
-    """A model folder on this machine whose files are those of its card.
+    """A model folder on this machine, and the bytes in it that are those of its card.
 
     Attributes:
         folder: with ``config.json`` and ``model.safetensors``.
         card: None where the folder has none.
+        config: bytes of ``config.json``.
+        weights: bytes of ``model.safetensors``. Both are read once, whatever is written to the folder meanwhile.
     """
 
     folder: Path
     card: Card | None
+    config: bytes = field(repr=False)
+    weights: bytes = field(repr=False)
 
 
 def locate(name: str | Path, *, cache_dir: str | Path | None = None) -> Located:
@@ -45,8 +49,8 @@ def locate(name: str | Path, *, cache_dir: str | Path | None = None) -> Located:
         return _of_a_folder(Path(name))
     repo_id, _, revision = name.partition("@")
     if is_repo_id(repo_id) and (revision or "@" not in name):
-        folder = download(repo_id, revision=revision or "main", cache_dir=cache_dir)
-        return Located(folder, Card.load(folder) if (folder / CARD).is_file() else None)
+        found = download(repo_id, revision=revision or "main", cache_dir=cache_dir)
+        return Located(found.folder, found.card, found.contents[CONFIG], found.contents[WEIGHTS])
     raise CardError(_unknown(name))
 
 
@@ -69,7 +73,7 @@ def _of_the_zoo(name: str, cache_dir: str | Path | None) -> Located:
             f"{card.repo_id or 'org/' + name}. create_model({name!r}) builds the network untrained."
         )
     found = download(card.repo_id, revision=card.revision, cache_dir=cache_dir, files=card.files)
-    return Located(found, card)
+    return Located(found.folder, card, found.contents[CONFIG], found.contents[WEIGHTS])
 
 
 def _of_a_folder(folder: Path) -> Located:
@@ -81,9 +85,11 @@ def _of_a_folder(folder: Path) -> Located:
             f"from_pretrained: {folder / missing[0]} does not exist.{why} Train the model, or name another folder."
         )
     card = Card.load(folder) if (folder / CARD).is_file() else None
-    for name, record in (card.files if card else {}).items():
-        check_file(folder / name, record, owner=card.name if card else "")
-    return Located(folder, card)
+    config, weights = (
+        read_checked(folder / name, card.files.get(name) if card else None, owner=card.name if card else "")
+        for name in (CONFIG, WEIGHTS)
+    )
+    return Located(folder, card, config, weights)
 
 
 def _missing(card: Card) -> str:

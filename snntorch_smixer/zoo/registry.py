@@ -42,6 +42,11 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     Args:
         pattern: shell pattern, for example ``"smixer-8*"``.
         pretrained: only those with weights, shipped or published on the Hub.
+
+    Examples:
+        >>> from snntorch_smixer import list_models
+        >>> list_models(pretrained=True)
+        ['smixer-2-64-fmnist', 'smixer-2-64-fmnist-dstsp']
     """
     if pretrained:
         here = set(shipped())
@@ -53,7 +58,13 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 
 def is_model(name: str) -> bool:
-    """True for a name that `create_model` knows."""
+    """True for a name that `create_model` knows.
+
+    Examples:
+        >>> from snntorch_smixer import is_model
+        >>> is_model("smixer-8-768-dstsp")
+        True
+    """
     return name in list_models()
 
 

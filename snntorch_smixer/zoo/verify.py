@@ -103,7 +103,8 @@ def verify(
     if not worst <= TOLERANCE:
         raise CardError(
             f"verify: the logits differ by {worst:.2g} of how far they vary, more than {TOLERANCE:g} is no rounding. "
-            f"Build {name} with the heads and T of the converted network, or convert with its own: {net.config}."
+            f"Build {name} with the heads and T of the converted network, or convert with its own, on the command line "
+            f"--heads and --T: {net.config}."
         )
     return worst
 

@@ -152,7 +152,7 @@ def test_a_changed_model_is_not_told_to_be_loaded_from_the_original(firing_net, 
     net.card = net.card.pinned("snntorch-smixer/a", "a" * 40)
     net.reset_classifier(3)
     net.save_pretrained(tmp_path / "mine")
-    assert 'from_pretrained("path/to/a")' in (tmp_path / "mine" / "README.md").read_text()
+    assert 'from_pretrained("path/to/mine")' in (tmp_path / "mine" / "README.md").read_text()
     assert net.card.repo_id == ""
 
 

@@ -1,7 +1,9 @@
 """Checkpoint files: told by their content, unwrapped, and pickles only where they are allowed, which run no code."""
 
 import argparse
+import copy
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,34 @@ def test_missing_and_damaged_files(path: Path):
     path.write_bytes(b"words")
     with pytest.raises(CardError, match="a file of unknown kind"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("change", ["compressed", "shared"])
+def test_an_archive_that_unpacks_to_more_than_it_has_is_refused(path: Path, change: str):
+    torch.save({"a": torch.zeros(1 << 20)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = [(entry, archive.read(entry)) for entry in archive.infolist()]
+    kind = zipfile.ZIP_DEFLATED if change == "compressed" else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for entry, content in entries:
+            archive.writestr(entry.filename, content)
+        if change == "shared":  # many names of the same bytes
+            big = max(archive.filelist, key=lambda entry: entry.file_size)
+            copies = [copy.copy(big) for _ in range(8)]
+            for number, twin in enumerate(copies):
+                twin.filename = f"{big.filename}{number}"
+            archive.filelist += copies
+    with pytest.raises(CardError, match="archive with compressed entries"):
+        read_checkpoint(path, allow_pickle=True)
+
+
+def test_views_that_are_larger_than_the_file_are_refused(path: Path):
+    torch.save({"head.weight": torch.zeros(1).expand(1 << 20, 1 << 10)}, path)
+    with pytest.raises(CardError, match=r"tensors of 4294967296 bytes in a file of \d+, first head.weight"):
+        read_checkpoint(path, allow_pickle=True)
+
+
+def test_tied_weights_are_read(path: Path):
+    weight = torch.randn(50, 50)
+    torch.save({"a": weight, "b": weight}, path)
+    assert torch.equal(read_checkpoint(path, allow_pickle=True)["b"], weight)

@@ -47,6 +47,10 @@ BAD = {
     "list": (packed([]), MALFORMED),
     "text": (packed(b'"x"'), MALFORMED),
     "NaN": (packed(b'{"a":NaN}'), MALFORMED),
+    "a name twice": (
+        packed(b'{"a":%b,"a":%b}' % (2 * (json.dumps(row([2], 0, 8)).encode(),)), bytes(8)),
+        MALFORMED + "a name is there twice",
+    ),
     "nesting": (packed(b'{"a":' + b"[" * 100_000), MALFORMED + "maximum recursion depth"),
     "digits": (packed(b'{"a":' + b"9" * 5000 + b"}"), MALFORMED + "Exceeds the limit"),
     "binary": (packed(b"\x80\x04\x95"), MALFORMED),

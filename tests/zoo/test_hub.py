@@ -272,3 +272,55 @@ def test_a_pretrained_network_has_its_mode_from_the_call(own_zoo, net, save_mode
     save_model(net, own_zoo / "tiny")
     assert create_model("tiny", pretrained=True).training
     assert not from_pretrained("tiny").training
+
+
+def damage_a_neuron(state):
+    key = [key for key in state if key.endswith("reset_mechanism_val")][-1]
+    state[key] = torch.full_like(state[key], 7)
+
+
+def test_a_buffer_that_a_neuron_refuses_leaves_the_network_as_it_was(no_card, firing_net):
+    change_weights(no_card, damage_a_neuron)
+    assert "of another network" in refused(no_card)
+    net = firing_net()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(CardError, match="of another network"):
+        load_pretrained(net, no_card)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert net.card is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_load_leaves_the_network_as_it_was(folder, firing_net, error):
+    def stop(module, keys):
+        raise error
+
+    net = firing_net()
+    net.head.register_load_state_dict_post_hook(stop)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(CardError if error is RuntimeError else error):
+        load_pretrained(net, folder)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("with_card", [True, False])
+def test_what_was_checked_is_what_is_loaded(net, folder, firing_net, monkeypatch, with_card):
+    """Somebody saves another network into the folder while the first one is being built."""
+    if not with_card:
+        (folder / "card.toml").unlink()
+
+    def save_meanwhile(blueprint, changes=None, construct=hub.construct):
+        firing_net(num_classes=3).save_pretrained(folder)
+        return construct(blueprint, changes)
+
+    monkeypatch.setattr(hub, "construct", save_meanwhile)
+    loaded, x = from_pretrained(folder), images()
+    assert torch.equal(loaded(x), net(x))
+
+
+def test_a_file_that_cannot_be_read_is_a_card_error(no_card, monkeypatch):
+    def refuse(path, *args, **settings):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    assert "cannot be read: " in refused(no_card)

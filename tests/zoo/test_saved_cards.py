@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from snntorch_smixer import from_pretrained, load_pretrained
+from snntorch_smixer import create_model, from_pretrained, load_pretrained
 from snntorch_smixer.cards.card import Card
 from snntorch_smixer.errors import CardError
+from snntorch_smixer.models.saving import note_training
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from tests.zoo.conftest import MEASURED, REPORTED, card_of, files_of
 
@@ -29,7 +30,8 @@ def test_results_are_dropped_with_the_weights_or_settings_they_belong_to(firing_
         net.dstsp.t = 2
     card = net.save_pretrained(tmp_path / "b")
     assert (card.measured, card.reported, card.repo_id, card.revision, card.trains) == ((), (), "", "", "")
-    assert (card.classes, card.license) == (("a", "b", "c", "d", "é"), "MIT")
+    classes = () if change == "weights" else ("a", "b", "c", "d", "é")  # other weights may know other classes
+    assert (card.classes, card.license) == (classes, "MIT")
     assert (card.T, card.t) == (4, 4 if change == "weights" else 2)
     assert card == Card.load(tmp_path / "b") == net.card
     assert card.files["model.safetensors"].size_bytes == (tmp_path / "b" / "model.safetensors").stat().st_size
@@ -46,7 +48,7 @@ def test_a_card_of_other_channels_has_no_mean_of_the_old_ones(made, tmp_path):
     net = from_pretrained(tmp_path / "a", in_channels=1)
     card = net.save_pretrained(tmp_path / "b")
     assert (card.mean, card.std, card.input_size) == ((), (), (1, 16, 16))
-    assert len(card.classes) == 5
+    assert (card.classes, card.dataset) == ((), "")  # some weights are new
     with pytest.raises(CardError, match="no mean and std are known"):
         card.preprocess(torch.zeros(4, 1, 16, 16))
 
@@ -100,3 +102,103 @@ def test_a_card_that_nobody_wrote_is_named_after_the_folder(firing_net, tmp_path
 
 def test_a_folder_with_two_dots_in_its_name_can_be_saved_to(firing_net, tmp_path):
     assert firing_net().save_pretrained(tmp_path / "v1..2").name == "v1-2"
+
+
+def step(net):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(torch.rand(2, 2, 16, 16)).square().sum().backward()
+    optimizer.step()
+
+
+CHANGES = {
+    "an optimizer step": step,
+    "a change in place": lambda net: net.head.linear.weight.data.add_(0.5),
+    "another state dict": lambda net: net.load_state_dict({k: v + 0 * v for k, v in other(net).items()}),
+    "a fresh head of as many classes": lambda net: net.reset_classifier(5),
+    "half precision": lambda net: net.half(),
+    "quantised weights": lambda net: net.head.linear.weight.data.round_(decimals=1),
+    "running statistics": lambda net: net.train()(torch.rand(4, 2, 16, 16)),
+}
+
+
+def other(net):
+    return type(net)(net.config).state_dict()
+
+
+def says_nothing(card, folder):
+    """True where a card, its file and its README know nothing of the training of "tiny"."""
+    assert (card.dataset, card.dataset_text, card.classes, card.mean, card.std) == ("", "", (), (), ())
+    assert (card.measured, card.reported, card.trains, card.repo_id, card.revision) == ((), (), "", "", "")
+    assert (card.name, card.summary) == (folder.name, "smixer network.")
+    text = (folder / "README.md").read_text() + (folder / "card.toml").read_text()
+    return not [word for word in ("tiny", "noise", "A network for tests", "0.875", "é", "A paper") if word in text]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_weights_have_nothing_of_the_card_of_the_first(made, tmp_path, change):
+    made(tmp_path / "tiny")
+    net = from_pretrained(tmp_path / "tiny")
+    CHANGES[change](net)
+    card = net.save_pretrained(tmp_path / "b")
+    assert says_nothing(card, tmp_path / "b")
+    assert card.license == "MIT"  # it binds what is made of the weights
+    assert from_pretrained(tmp_path / "b").card == card
+
+
+@pytest.mark.parametrize("change", [{"num_classes": 3}, {"in_channels": 3}, {"img_size": (24, 16)}])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_other_classes_channels_or_size_have_nothing_of_the_card(own_zoo, made, tmp_path, change, pretrained):
+    made(own_zoo / "tiny")
+    net = create_model("tiny", pretrained=pretrained, **change)
+    assert (net.card.classes, net.card.dataset, net.card.mean, net.card.measured) == ((), "", (), ())
+    assert says_nothing(net.save_pretrained(tmp_path / "b"), tmp_path / "b")
+
+
+def test_an_untrained_network_is_not_published_as_the_trained_one(own_zoo, made, tmp_path):
+    made(own_zoo / "tiny")
+    net = create_model("tiny")
+    assert (net.card.dataset, net.card.files, net.card.measured) == ("noise", {}, ())  # what it is to be trained on
+    step(net)
+    card = net.save_pretrained(tmp_path / "b")
+    assert says_nothing(card, tmp_path / "b")
+    assert card.license == ""
+
+
+def test_other_settings_of_the_same_weights_keep_what_the_weights_know(made, tmp_path):
+    made(tmp_path / "a")
+    card = from_pretrained(tmp_path / "a", T=2).save_pretrained(tmp_path / "b")
+    assert (card.name, card.classes, card.mean, card.dataset) == (
+        "tiny",
+        ("a", "b", "c", "d", "é"),
+        (0.5, 0.25),
+        "noise",
+    )
+    assert (card.T, card.measured, card.summary) == (2, (), "smixer network.")
+
+
+def test_a_card_that_the_user_writes_is_about_what_is_saved(made, tmp_path):
+    made(tmp_path / "a")
+    net = from_pretrained(tmp_path / "a")
+    step(net)
+    net.card = card_of(net, classes=("v", "w", "x", "y", "z"))
+    assert net.save_pretrained(tmp_path / "b").classes == ("v", "w", "x", "y", "z")
+    step(net)
+    assert net.save_pretrained(tmp_path / "c").classes == ()  # that card was about the weights before
+
+
+def test_a_fresh_head_has_no_names_at_once(made, tmp_path):
+    made(tmp_path / "a")
+    net = from_pretrained(tmp_path / "a")
+    net.reset_classifier(5)
+    assert (net.card.classes, net.card.dataset, net.card.measured) == ((), "", ())
+
+
+def test_training_writes_what_it_knows(made, tmp_path):
+    made(tmp_path / "a")
+    net = from_pretrained(tmp_path / "a")
+    step(net)
+    note_training(net, name="run 1", classes=("v", "w", "x", "y", "z"), norm=((0.5, 0.5), (0.25, 0.25)))
+    card = net.save_pretrained(tmp_path / "b")
+    assert (card.name, card.classes, card.mean, card.dataset) == ("run-1", ("v", "w", "x", "y", "z"), (0.5, 0.5), "")
+    step(net)
+    assert says_nothing(net.save_pretrained(tmp_path / "c"), tmp_path / "c")

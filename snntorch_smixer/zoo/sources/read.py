@@ -51,7 +51,7 @@ def known_heads(
         known = ", ".join(f"{v} dim={d}" for v, d in published)
         raise CardError(
             f"{where}: weights do not tell the number of heads, and none is published for {variant} dim={dim} (only "
-            f"for {known}). Add it to the state dict: state[{NUM_HEADS!r}] = torch.tensor(h)."
+            f"for {known}). Pass heads, on the command line --heads; or state[{NUM_HEADS!r}] = torch.tensor(h)."
         )
     return published[variant, dim]
 
