@@ -53,6 +53,12 @@ class LIF(KeepsLess, snn.Leaky):
         step_mode: "m" takes ``(T, B, ...)`` in one call, "s" one step ``(B, ...)``.
         init_hidden: as in snnTorch, for step mode: False passes the membrane in and out, ``spk, mem = lif(x, mem)``.
             snnTorch's ``output`` is an attribute here: ``lif.output = True`` returns ``(spk, mem)`` in step mode.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import LIF
+        >>> LIF(0.9)(torch.rand(8, 16, 20)).shape  # (T, B, features), all steps at once
+        torch.Size([8, 16, 20])
     """
 
     beta: Tensor
@@ -234,6 +240,12 @@ class IntegerLIF(KeepsLess):
         beta: membrane decay per step.
         spike_cap: a lower limit than ``levels``, settable at any time; None for no limit. This is the second half of
             DSTP for nets whose time axis is folded into integer levels.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import IntegerLIF
+        >>> IntegerLIF()(torch.full((1, 1, 1), 2.7)).item()
+        3.0
     """
 
     def __init__(self, levels: int = 4, *, beta: float = 0.25, spike_cap: int | None = None) -> None:

@@ -37,6 +37,11 @@ class Dspike:
     """Dspike surrogate: ``gamma (1 - tanh(gamma x)^2) / (2 tanh(gamma))`` for ``|x| <= 1``, zero outside.
 
     Use as ``spike_grad`` of any snnTorch neuron. Source: STMixer, which takes gamma = 2.5; Li et al., NeurIPS 2021.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import LIF, Dspike
+        >>> spikes = LIF(0.5, spike_grad=Dspike(3.0))(torch.rand(4, 2, 3))
     """
 
     def __init__(self, gamma: float = 2.5) -> None:
@@ -94,11 +99,27 @@ class _NamedGrad:
         return f"{self.factory}({', '.join(f'{k}={v}' for k, v in self.settings.items())})"
 
 
+class _SigmoidFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return (x > 0).float()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * _sigmoid(ctx.saved_tensors[0], ctx.slope), None
+
+
 class _KnownGrad(_NamedGrad):
     """One that fires on ``x > 0`` and whose derivative is a function of ``x`` alone."""
 
+    def __call__(self, x: Tensor) -> Tensor:
+        # snnTorch's own backward pass divides infinity by infinity far below the threshold.
+        return _SigmoidFunction.apply(x, **self.settings) if self.factory == "sigmoid" else self.inner(x)
+
     def derivative(self, x: Tensor) -> Tensor:
-        """``ds/dx`` as snnTorch's backward pass has it, in the dtype of ``x``."""
+        """``ds/dx`` of snnTorch's backward pass, in the dtype of ``x``; finite wherever ``x`` is no NaN."""
         return DERIVATIVES[self.factory](x, **self.settings)
 
 
@@ -123,9 +144,9 @@ def _heaviside(x: Tensor) -> Tensor:
 
 
 def _sigmoid(x: Tensor, slope: float) -> Tensor:
-    # Overflows to NaN far below the threshold, as snnTorch's own does.
-    decay = (-slope * x).exp_()
-    return slope * decay / (decay + 1).square_()
+    # Even in x, so it is taken where nothing overflows; in operators that have a second derivative.
+    s = torch.sigmoid(-slope * x.abs())
+    return slope * s * (1 - s)
 
 
 def _spike_rate_escape(x: Tensor, beta: float, slope: float) -> Tensor:

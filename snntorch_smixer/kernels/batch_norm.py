@@ -59,10 +59,10 @@ def begin_norm(norm: Any, z: Tensor) -> NormCall:
     """What ``norm.forward`` decides before it calls torch; counts the batch, as it does.
 
     Raises:
-        LayoutError: batch statistics of one value per channel.
+        LayoutError: batch statistics of one value per channel. Of an empty batch there are none to take.
     """
     by_batch = norm.training or norm.running_mean is None
-    if by_batch and z.numel() <= norm.num_features:
+    if by_batch and 0 < z.numel() <= norm.num_features:
         raise LayoutError(
             f"norm_fire: expected more than one value per channel in training, got shape {tuple(z.shape)}; "
             "pass a larger batch, or call eval() on the network"
@@ -88,6 +88,8 @@ def normalise(
         bias: ``(C,)`` or None.
         call: settings; its running statistics are updated in place where the batch is used.
     """
+    if not z.numel():  # its statistics would be NaN, and the running ones after it
+        return z.clone(), z.new_zeros(z.shape[1]), z.new_ones(z.shape[1])
     y, mean, invstd = torch.native_batch_norm(
         z, weight, bias, call.running_mean, call.running_var, call.by_batch, call.momentum, call.eps
     )
@@ -108,6 +110,8 @@ def renormalise(
         kept: the pair that `normalise` returned.
     """
     mean, second = kept
+    if not z.numel():
+        return z.clone()
     if not call.by_batch:
         return torch.native_batch_norm(z, weight, bias, mean, second, False, 0.0, call.eps)[0]
     if second is None or not _has_linear_kernel(z, weight):

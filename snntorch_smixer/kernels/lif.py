@@ -106,6 +106,12 @@ def cap_spikes(spikes: Tensor, cap: int) -> Tensor:
     Returns:
         Spikes ``(T, ...)``. Gradients reach only what passes. Source: paper, DSTP, the limit on the spikes of a neuron;
         its form is not published, this budget over the kept steps is our reading.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import dstsp
+        >>> dstsp.cap_spikes(torch.ones(3, 1), 2).flatten()
+        tensor([1., 1., 0.])
     """
     if cap < 1:
         raise SettingError(f"cap_spikes: cap={cap} must be at least 1. Pass how many spikes a neuron may fire.")

@@ -32,7 +32,7 @@ def slope(v, KIND: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
     elif KIND == "heaviside":
         value = (v > 0.0).to(tl.float32)
     elif KIND == "sigmoid":
-        e = tl.exp(-A * v)
+        e = tl.exp(-A * tl.abs(v))  # even in v, and without overflow
         value = A * e / ((e + 1.0) * (e + 1.0))
     elif KIND == "spike_rate_escape":
         value = B * tl.exp(-A * tl.abs(v - 1.0))

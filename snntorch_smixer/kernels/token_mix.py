@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -84,6 +85,28 @@ def mix(x: Tensor, weight: Tensor, kept: Selection | None, whole: Callable[[Tens
     if grid_is_cheaper(x, weight.shape[0], kept):
         return restrict_to_kept(whole(expand_to_grid(x, kept)), kept)
     return token_mix_reference(x, weight, kept)
+
+
+def mix_on_grid(x: Tensor, kept: Selection, whole: Callable[[Tensor], Tensor]) -> Tensor:
+    """``W_M' X'`` by ``whole`` alone, for a ``W_M`` of which nothing is known but what it answers.
+
+    Args:
+        x: kept tokens, ``(T', B, N', C)``.
+        kept: what pruning kept of the N tokens; its ``w_prime`` says on which rows and columns they meet ``W_M``.
+        whole: ``W_M X`` on all N tokens.
+    """
+    placed = on_grid(kept)
+    return restrict_to_kept(whole(expand_to_grid(x, placed)), placed)
+
+
+def on_grid(kept: Selection) -> Selection:
+    """``kept`` with its tokens at the rows of ``W_M`` that act on them, which need not be their own places."""
+    rows = kept.rows
+    if kept.w_prime == "crop":
+        rows = torch.arange(kept.num_tokens, device=kept.tokens.device)
+    if rows is None or not kept.drops_tokens:
+        return kept
+    return replace(kept, tokens=rows.expand(kept.tokens.shape[0], -1), rows=None, fused=False)
 
 
 def grid_is_cheaper(x: Tensor, heads: int, kept: Selection) -> bool:

@@ -15,7 +15,7 @@ from snntorch_smixer.selection import Selection
 
 
 class SpikingSelfAttention(nn.Module):
-    """``SSA(Q, K, V) = SN(Q K^T V s)``: the baseline, with the interface of `SpikingTokenMixer`.
+    """``SSA(Q, K, V) = SN(Q K^T V s)``: the baseline, with the interface of `SMixer`.
 
     ``Q K^T`` multiplies spikes with spikes, which an asynchronous chip cannot do. It needs no ``W_M``, so any token
     count works and pruned tokens need no special care. Source: Spikformer; s = 0.125, and threshold 0.5 after the
@@ -26,6 +26,12 @@ class SpikingSelfAttention(nn.Module):
         heads: h; divides ``dim``.
         scale: s.
         neuron: makes one spiking neuron; it must take ``threshold=``.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import SpikingSelfAttention
+        >>> SpikingSelfAttention(32, heads=4)(torch.randn(4, 2, 16, 32)).shape
+        torch.Size([4, 2, 16, 32])
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from snntorch_smixer.kernels.spikes import Spikes
 from snntorch_smixer.layers.attention import SpikingSelfAttention
 from snntorch_smixer.layers.memory import fire_lean, has_hooks, is_known
-from snntorch_smixer.layers.mixer import SpikingTokenMixer
+from snntorch_smixer.layers.mixer import SMixer
 from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.unit import fire
 from snntorch_smixer.selection import Selection
@@ -17,11 +17,17 @@ class EncodingBlock(nn.Module):
     """``x += mixer(x); x += mlp(x)``. Source: paper, encoding block; STMixer's Encoder.
 
     Args:
-        mixer: `SpikingTokenMixer`, or `SpikingSelfAttention` as the baseline.
+        mixer: `SMixer`, or `SpikingSelfAttention` as the baseline.
         mlp: `SpikingMLP`.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import EncodingBlock, SMixer, SpikingMLP
+        >>> EncodingBlock(SMixer(32, num_tokens=16, heads=4), SpikingMLP(32))(torch.randn(4, 2, 16, 32)).shape
+        torch.Size([4, 2, 16, 32])
     """
 
-    def __init__(self, mixer: SpikingTokenMixer | SpikingSelfAttention, mlp: SpikingMLP) -> None:
+    def __init__(self, mixer: SMixer | SpikingSelfAttention, mlp: SpikingMLP) -> None:
         super().__init__()
         self.mixer = mixer
         self.mlp = mlp

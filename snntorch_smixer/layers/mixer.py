@@ -21,7 +21,7 @@ from snntorch_smixer.neurons import LIF, check_multi_step
 from snntorch_smixer.selection import Selection
 
 
-class SpikingTokenMixer(KeepsLess):
+class SMixer(KeepsLess):
     """``SMixer(X) = SN(W_M X)`` between two projections: the paper's replacement for spiking self-attention.
 
     neuron - linear - BN - neuron - ``W_M`` - neuron - linear - BN. ``W_M`` sees spikes, so it only adds up weights. It
@@ -38,6 +38,12 @@ class SpikingTokenMixer(KeepsLess):
         step_mode: "m" takes ``(T, B, N, C)`` in one call; "s" takes one step ``(B, N, C)`` a call and keeps the
             membranes, beside ``snn.Leaky(init_hidden=True)`` in an ``nn.Sequential``. The two agree in evaluation mode;
             in training BatchNorm sees one step at a time in "s", so train in "m".
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import SMixer
+        >>> SMixer(32, num_tokens=16, heads=4)(torch.randn(4, 2, 16, 32)).shape  # (T, B, N, C)
+        torch.Size([4, 2, 16, 32])
     """
 
     def __init__(
@@ -50,24 +56,22 @@ class SpikingTokenMixer(KeepsLess):
         step_mode: str = "m",
     ) -> None:
         super().__init__()
-        check_heads("SpikingTokenMixer", dim, heads)
+        check_heads("SMixer", dim, heads)
         if num_tokens < 1:
-            raise SettingError(
-                f"SpikingTokenMixer: num_tokens={num_tokens} must be positive. Pass H * W of the token grid."
-            )
+            raise SettingError(f"SMixer: num_tokens={num_tokens} must be positive. Pass H * W of the token grid.")
         self.dim, self.num_tokens, self.heads = dim, num_tokens, heads
         self.value = Unit(nn.Linear(dim, dim, bias=False), neuron())
         self.neuron = neuron()
         self.w_m = nn.Conv1d(heads * num_tokens, heads * num_tokens, 1, groups=heads, bias=False)
         self.proj = Unit(nn.Linear(dim, dim, bias=False), neuron())
-        check_multi_step("SpikingTokenMixer", self.neuron)
+        check_multi_step("SMixer", self.neuron)
         nn.init.normal_(self.w_m.weight, std=(2 / num_tokens) ** 0.5)
         self.step_mode = step_mode
 
     @property
     def matrix(self) -> Tensor:
         """``W_M`` as ``(h, N, N)``: row i gives output token i, column j takes input token j."""
-        return matrix(self.w_m)
+        return matrix(self.w_m, heads=self.heads, columns=self.num_tokens)
 
     @property
     def step_mode(self) -> str:
@@ -76,13 +80,12 @@ class SpikingTokenMixer(KeepsLess):
 
     @step_mode.setter
     def step_mode(self, mode: str) -> None:
-        check_choice("SpikingTokenMixer", "step_mode", mode, ("m", "s"))
+        check_choice("SMixer", "step_mode", mode, ("m", "s"))
         neurons = (self.value.neuron, self.neuron, self.proj.neuron)
         others = [type(neuron).__name__ for neuron in neurons if not isinstance(neuron, LIF)]
         if mode == "s" and others:
             raise SettingError(
-                f"SpikingTokenMixer: step_mode='s' needs neurons that keep their membrane, got {others[0]}. Pass "
-                "neuron=LIF."
+                f"SMixer: step_mode='s' needs neurons that keep their membrane, got {others[0]}. Pass neuron=LIF."
             )
         self._step_mode = mode
         for neuron in neurons:
@@ -108,8 +111,8 @@ class SpikingTokenMixer(KeepsLess):
 
     def _mixes_plainly(self) -> bool:
         """True where `mix` is the product with ``w_m.weight`` and nothing else."""
-        own_mix = type(self).mix is not SpikingTokenMixer.mix or "mix" in vars(self)
-        return not own_mix and type(self.w_m) is nn.Conv1d and self.w_m.bias is None and not has_hooks(self.w_m)
+        own_mix = type(self).mix is not SMixer.mix or "mix" in vars(self)
+        return not own_mix and is_plain(self.w_m) and not has_hooks(self.w_m)
 
     def _lean(self, x: Tensor, kept: Selection | None) -> Tensor:
         spikes = cast(Spikes, chain(self, (self.value,), x, then=self.neuron))
@@ -121,21 +124,21 @@ class SpikingTokenMixer(KeepsLess):
 
     def mix(self, spikes: Tensor, kept: Selection | None = None) -> Tensor:
         """``W_M X``, or ``W_M' X'`` on kept tokens: spikes in, real values out, same shape."""
-        return mix_tokens(self.w_m, spikes, kept)
+        return mix_tokens(self.w_m, spikes, kept, heads=self.heads)
 
     def _check(self, x: Tensor, kept: Selection | None) -> None:
         if self._step_mode == "s" and (x.dim() != 3 or kept is not None):
             got = "a Selection" if kept is not None else f"shape {tuple(x.shape)}"
             raise LayoutError(
-                f"SpikingTokenMixer: step_mode='s' expects one step (B, N, C) and no pruning, got {got}; "
+                f"SMixer: step_mode='s' expects one step (B, N, C) and no pruning, got {got}; "
                 "set step_mode='m' for (T, B, N, C)"
             )
         tokens = self.num_tokens if kept is None else kept.num_tokens
         check = shapes.check_tokens if self._step_mode == "m" else shapes.check_token_axes
-        check("SpikingTokenMixer", x, tokens=tokens, channels=self.dim)
+        check("SMixer", x, tokens=tokens, channels=self.dim)
         if kept is not None and kept.full_tokens != self.num_tokens:
             raise LayoutError(
-                f"SpikingTokenMixer: the Selection was made for {kept.full_tokens} tokens, W_M for {self.num_tokens}; "
+                f"SMixer: the Selection was made for {kept.full_tokens} tokens, W_M for {self.num_tokens}; "
                 "use the Selection of this network's own stem"
             )
 
@@ -144,31 +147,57 @@ class SpikingTokenMixer(KeepsLess):
         return f"dim={self.dim}, num_tokens={self.num_tokens}, heads={self.heads}, step_mode={self._step_mode!r}"
 
 
-SMixer = SpikingTokenMixer
+SpikingTokenMixer = SMixer
+"""The name that the layer had first."""
 
 
-def matrix(w_m: nn.Conv1d) -> Tensor:
-    """``W_M`` of a grouped 1x1 convolution over tokens, as ``(h, N, N)``: heads are its groups."""
-    return w_m.weight.view(w_m.groups, -1, w_m.weight.shape[1])
+def is_plain(w_m: nn.Module) -> bool:
+    """True where ``w_m.weight`` alone is ``W_M``: no adapter, parametrization, quantised layer or bias beside it."""
+    return type(w_m) is nn.Conv1d and w_m._parameters.get("weight") is not None and w_m.bias is None
 
 
-def mix_tokens(w_m: nn.Conv1d, x: Tensor, kept: Selection | None = None) -> Tensor:
+def matrix(w_m: nn.Module, *, heads: int | None = None, columns: int | None = None) -> Tensor:
+    """``W_M`` as ``(h, M, N)``: the weight of a grouped 1x1 convolution over tokens, or what ``w_m`` makes of it.
+
+    Args:
+        w_m: takes and gives ``(samples, h * tokens, channels)``.
+        heads: h; default: the groups of ``w_m``.
+        columns: N; default: the columns of its weight.
+    """
+    convolution = cast(nn.Conv1d, w_m)
+    heads = convolution.groups if heads is None else heads
+    columns = convolution.weight.shape[1] if columns is None else columns
+    if is_plain(w_m):
+        return convolution.weight.view(heads, -1, columns)
+    like = next((t for t in (*w_m.parameters(), *w_m.buffers()) if t.is_floating_point()), torch.empty(0))
+    one_each = torch.eye(columns, dtype=like.dtype, device=like.device).repeat(heads, 1)
+    return cast(Tensor, w_m(one_each[None]))[0].unflatten(0, (heads, -1))
+
+
+def mix_tokens(w_m: nn.Module, x: Tensor, kept: Selection | None = None, *, heads: int | None = None) -> Tensor:
     """``W_M X``, or ``W_M' X'`` on kept tokens.
 
     Args:
-        w_m: 1x1 convolution over tokens, one group per head.
+        w_m: 1x1 convolution over tokens, one group per head; or what a tool put in its place, which is only called.
         x: tokens ``(..., N, C)``, or ``(T', B, N', C)`` with ``kept``.
         kept: what pruning kept of the N tokens.
+        heads: h; default: the groups of ``w_m``.
     """
-    return token_mix.mix(x, matrix(w_m), kept, lambda tokens: _mix_all(w_m, tokens))
+    groups = cast(nn.Conv1d, w_m).groups if heads is None else heads
+    if is_plain(w_m):
+        weight = matrix(w_m, heads=groups)
+        return token_mix.mix(x, weight, kept, lambda tokens: _mix_all(w_m, tokens, groups, weight))
+    if kept is None or not kept.drops_tokens:
+        return _mix_all(w_m, x, groups)
+    return token_mix.mix_on_grid(x, kept, lambda tokens: _mix_all(w_m, tokens, groups))
 
 
-def _mix_all(w_m: nn.Conv1d, x: Tensor) -> Tensor:
+def _mix_all(w_m: nn.Module, x: Tensor, heads: int, weight: Tensor | None = None) -> Tensor:
     # Calling the module lets hooks see it. Compiled code runs no hooks, and torch's Inductor (seen with 2.13) fails
     # on this grouped convolution when the batch size is dynamic, so there the same product is a bmm.
-    if torch.compiler.is_compiling():
-        return token_mix.mix_shared(x, matrix(w_m))
-    return shapes.join_heads(w_m(shapes.split_heads(x, w_m.groups)), x)
+    if weight is not None and torch.compiler.is_compiling():
+        return token_mix.mix_shared(x, weight)
+    return shapes.join_heads(w_m(shapes.split_heads(x, heads)), x)
 
 
 def check_heads(where: str, dim: int, heads: int) -> None:

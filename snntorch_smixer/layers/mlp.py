@@ -21,6 +21,12 @@ class SpikingMLP(KeepsLess):
         dim: C, channels of a token.
         hidden: H; None means ``4 * dim``.
         neuron: makes one spiking neuron.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import SpikingMLP
+        >>> SpikingMLP(32)(torch.randn(4, 2, 16, 32)).shape  # (T, B, N, C)
+        torch.Size([4, 2, 16, 32])
     """
 
     def __init__(self, dim: int, *, hidden: int | None = None, neuron: Callable[[], nn.Module] = LIF) -> None:

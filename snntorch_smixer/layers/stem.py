@@ -51,6 +51,12 @@ class SpikingPatchSplitting(KeepsLess):
         strides: strides of the five convolutions: `CIFAR_STRIDES` for 32 x 32, `IMAGENET_STRIDES` for 224 x 224 or
             events.
         neuron: makes one spiking neuron.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import SpikingPatchSplitting
+        >>> SpikingPatchSplitting(3, 32)(torch.rand(4, 2, 3, 16, 16)).shape  # (T, B, N, C)
+        torch.Size([4, 2, 16, 32])
     """
 
     def __init__(

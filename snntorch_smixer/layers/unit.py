@@ -21,6 +21,7 @@ class Unit(nn.Module):
         check_multi_step("Unit", neuron)
         self.neuron = neuron
         self.linear = linear
+        self.takes_maps = isinstance(linear, nn.Conv2d)  # an adapter in the place of ``linear`` does not tell
         self.norm: nn.Module
         if isinstance(linear, nn.Conv2d):
             self.norm = nn.BatchNorm2d(linear.out_channels)
@@ -33,7 +34,7 @@ class Unit(nn.Module):
 
     def apply_linear(self, spikes: Tensor) -> Tensor:
         """The map and its normalisation, on spikes that were computed before."""
-        if isinstance(self.linear, nn.Conv2d):
+        if self.takes_maps:
             y = self.norm(self.linear(shapes.fold_steps(spikes)))
             return shapes.unfold_steps(y, spikes.shape[0])
         y = self.linear(spikes)

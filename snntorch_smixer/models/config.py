@@ -11,6 +11,7 @@ from snntorch_smixer.errors import SettingError, check_choice, check_count, is_c
 from snntorch_smixer.layers.stem import CIFAR_STRIDES, IMAGENET_STRIDES
 from snntorch_smixer.models.network import NetworkConfig
 from snntorch_smixer.pruning.pruner import DSTSPConfig
+from snntorch_smixer.pruning.rates import check_rates
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,15 @@ class SMixerConfig(NetworkConfig):
         threshold: firing threshold.
         gamma: slope of the Dspike surrogate.
         prune: DSTSP settings, or None for no pruning.
+
+    Examples:
+        >>> from snntorch_smixer import SMixerConfig
+        >>> SMixerConfig((28, 28), 1, 10, 4, dim=64, depth=2, heads=8).num_tokens
+        49
     """
 
     architecture: ClassVar[str] = "smixer"
+    adjustable: ClassVar[tuple[str, ...]] = ("T", "beta", "threshold", "gamma", "prune")
 
     dim: int = 384
     depth: int = 4
@@ -59,7 +66,14 @@ class SMixerConfig(NetworkConfig):
         if not 0.5 < self.dim * self.mlp_ratio < 1 << 31:
             raise SettingError(f"SMixerConfig: mlp_ratio={self.mlp_ratio!r} gives the MLP no sensible width. Pass 4.0.")
         check_choice("SMixerConfig", "mixer", self.mixer, ("smixer", "ssa"))
-        if self.prune is not None and self.prune.t is not None and self.prune.t > self.T:
+        if self.prune is None:
+            return
+        if not isinstance(self.prune, DSTSPConfig):
+            raise SettingError(
+                f"SMixerConfig: got prune of type {type(self.prune).__name__}. Pass a DSTSPConfig or None."
+            )
+        check_rates(self.prune.ps, depth=self.depth, may_fall=False)
+        if self.prune.t is not None and self.prune.t > self.T:
             raise SettingError(f"SMixerConfig: prune.t={self.prune.t} is outside 1..T={self.T}. Keep fewer steps.")
 
     @property
@@ -93,9 +107,9 @@ def _check_numbers(config: SMixerConfig) -> None:
             raise SettingError(f"SMixerConfig: {name}={value!r} must be {length} whole numbers of at least 1.")
     for name in ("mlp_ratio", "threshold", "gamma"):
         value = getattr(config, name)
-        if not (isinstance(value, (int, float)) and 0 < value < inf):
+        if isinstance(value, bool) or not (isinstance(value, (int, float)) and 0 < value < inf):
             raise SettingError(f"SMixerConfig: {name}={value!r} must be a positive number.")
-    if not (isinstance(config.beta, (int, float)) and 0 <= config.beta <= 1):
+    if isinstance(config.beta, bool) or not (isinstance(config.beta, (int, float)) and 0 <= config.beta <= 1):
         raise SettingError(f"SMixerConfig: beta={config.beta!r} is outside [0, 1]. Pass the membrane decay per step.")
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from snntorch_smixer.errors import MeasureError
 from snntorch_smixer.modes import in_mode
+from snntorch_smixer.rest import reset_all
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def evaluate(
 ) -> Accuracy:
     """Classify every batch in evaluation mode and without gradients; the mode is restored.
 
+    Neurons that keep their membranes between calls are reset before each batch.
+
     Args:
         net: classifier, images ``(B, C, H, W)`` or frames ``(T, B, C, H, W)`` to logits ``(B, K)``.
         batches: normalised floating-point input with its labels, int64 ``(B,)``.
@@ -59,7 +62,7 @@ def evaluate(
         progress: inputs to expect, for a progress bar; None for no bar.
 
     Raises:
-        MeasureError: there is no input, or a label is outside the classes of the net.
+        MeasureError: there is no input, a label is outside the classes of the net, or a logit is not finite.
     """
     if device is not None:
         net.to(device)
@@ -69,9 +72,11 @@ def evaluate(
     bar = tqdm(total=progress, disable=progress is None, desc="evaluate", unit="image", leave=False)
     with bar, in_mode(net, training=False), torch.no_grad():
         for x, labels in batches:
+            reset_all(net)
             logits, labels = net(x.to(device)), labels.to(device)
             classes = logits.shape[1]
             _check_labels(labels, classes)
+            _check_finite(logits, count)
             correct += int((logits.argmax(1) == labels).sum())
             correct5 += int((logits.topk(min(5, classes), 1).indices == labels[:, None]).sum())
             count += len(labels)
@@ -93,7 +98,7 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int 
         batch_size: images per call.
 
     Raises:
-        MeasureError: there is no image, or a label is outside the classes of the net.
+        MeasureError: there is no image, a label is outside the classes of the net, or a logit is not finite.
     """
     return evaluate(net, zip(images.split(batch_size), labels.split(batch_size), strict=True)).top1
 
@@ -103,4 +108,13 @@ def _check_labels(labels: Tensor, classes: int) -> None:
         raise MeasureError(
             f"evaluate: got labels from {int(labels.min())} to {int(labels.max())}, the net has {classes} classes. "
             "Pass the data set that it was trained on."
+        )
+
+
+def _check_finite(logits: Tensor, before: int) -> None:
+    wrong = (~logits.isfinite()).any(1).nonzero()
+    if len(wrong):
+        raise MeasureError(
+            f"evaluate: got NaN or infinity among the logits of input {before + int(wrong[0])}, expected finite "
+            "values. Check the input and the weights; the net may have diverged in training."
         )

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
-from snntorch_smixer.cards.card import Card
+from snntorch_smixer.cards.card import WEIGHTS, Card
 from snntorch_smixer.errors import SettingError, check_choice
+from snntorch_smixer.memory import set_checkpointing
 from snntorch_smixer.tables import check_keys
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class NetworkConfig:
 
     architecture: ClassVar[str] = ""
     """Name in a model's ``config.json``."""
+
+    adjustable: ClassVar[tuple[str, ...]] = ("T",)
+    """Fields that trained weights do not depend on: no tensor has another shape or another meaning with them."""
 
     img_size: tuple[int, int] = (32, 32)
     in_channels: int = 3
@@ -65,6 +69,19 @@ class NetworkConfig:
         return cls(**values)
 
 
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """A card, and the weights that it came with.
+
+    Attributes:
+        card: None where nobody wrote one.
+        weights: SHA-256 of their file; None for random ones, "" for some that nobody has hashed.
+    """
+
+    card: Card | None
+    weights: str | None
+
+
 class Network(nn.Module):
     """Base of the networks: images ``(B, C, H, W)`` or frames ``(T, B, C, H, W)`` to logits ``(B, K)``.
 
@@ -73,11 +90,14 @@ class Network(nn.Module):
     Attributes:
         config: what it was built from; `reset_classifier` keeps it true.
         card: of the weights that were loaded, or None.
+        described: the card as this package set it, with the weights that it is about; saving compares them with those
+            of then.
     """
 
     config: NetworkConfig
     head: nn.Module
     card: Card | None = None
+    described: Described | None = None
 
     input_weights: ClassVar[tuple[str, ...]] = ()
     """State-dict keys of the convolutions that see the input, ``(out, in_channels, kh, kw)``."""
@@ -144,15 +164,55 @@ class Network(nn.Module):
         """Tokens ``(T', B, N', C)`` to logits ``(B, K)``; with ``pre_logits`` to pooled features ``(B, C)``."""
         raise NotImplementedError
 
+    @property
+    def num_classes(self) -> int:
+        """K; 0 where the network gives pooled features."""
+        return self.config.num_classes
+
+    def get_classifier(self) -> nn.Module:
+        """The linear layer that gives the logits; ``nn.Identity`` where the network gives pooled features.
+
+        Examples:
+            >>> from snntorch_smixer import create_model
+            >>> create_model("smixer-2-64-fmnist").get_classifier()
+            Linear(in_features=64, out_features=10, bias=True)
+        """
+        return self.get_submodule(self.head_path)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass, which is memory mode "recompute"; see `set_memory`.
+
+        Args:
+            enable: False takes layers that are in "recompute" to "fused", the default, and leaves all others.
+
+        Raises:
+            SettingError: the network holds no layer and no neuron that has a memory mode.
+
+        Examples:
+            >>> from snntorch_smixer import create_model
+            >>> net = create_model("smixer-2-64-fmnist")
+            >>> net.set_grad_checkpointing()
+            >>> net.memory
+            'recompute'
+        """
+        set_checkpointing(self, enable=enable)
+
     def reset_classifier(self, num_classes: int) -> None:
         """Put a fresh, randomly initialised head for ``num_classes`` in; 0 leaves pooled features ``(B, C)``.
 
         Raises:
             SettingError: ``num_classes`` is negative or no whole number.
         """
+        from snntorch_smixer.models.saving import note_other_weights
+
         self.config = dataclasses.replace(self.config, num_classes=num_classes)
         like = next(self.parameters())
         self.head = self.fresh_head().to(like.device, like.dtype)
+        note_other_weights(self)
+
+    def describe(self, card: Card | None, *, weights: str | None) -> None:
+        """Set ``card``, and remember the weights that it is about; see `Described`."""
+        self.card, self.described = card, Described(card, weights)
 
     def fresh_head(self) -> nn.Module:
         """A randomly initialised head for the classes of ``config``."""
@@ -166,7 +226,7 @@ class Network(nn.Module):
         Args:
             folder: made where it does not exist; files of these names in it are replaced.
             card: describes the model; default: that of the weights that were loaded, without its results where
-                weights or settings have changed since.
+                settings have changed since, and without data set, classes, mean and summary too where weights have.
 
         Returns:
             The card with size and SHA-256 of what was written; it becomes ``net.card``.
@@ -176,8 +236,9 @@ class Network(nn.Module):
         """
         from snntorch_smixer.models.saving import save
 
-        self.card = save(self, Path(folder), card=card)
-        return self.card
+        written = save(self, Path(folder), card=card)
+        self.describe(written, weights=written.files[WEIGHTS].sha256)
+        return written
 
     def push_to_hub(
         self, repo_id: str, *, card: Card | None = None, private: bool = False, message: str = "Upload model"
@@ -204,7 +265,7 @@ class Network(nn.Module):
             folder = Path(scratch) / repo_id.split("/")[1]
             written = save(self, folder, card=card, repo_id=repo_id)
             published = push_folder(folder, repo_id, private=private, message=message)
-        self.card = written.pinned(repo_id, published.revision)
+        self.describe(written.pinned(repo_id, published.revision), weights=written.files[WEIGHTS].sha256)
         return published
 
 

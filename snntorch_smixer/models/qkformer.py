@@ -40,6 +40,7 @@ class QKFormerConfig(TransformerConfig):
     """
 
     architecture: ClassVar[str] = "qkformer"
+    adjustable: ClassVar[tuple[str, ...]] = ("T", "proj_over_batch")
 
     heads: int = 8
     proj_over_batch: bool = False

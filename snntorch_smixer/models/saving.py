@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from snntorch_smixer.cards.card import CARD, CONFIG, WEIGHTS, Card, FileRecord
-from snntorch_smixer.cards.folder import read_json, record_of_bytes, write_files
+from snntorch_smixer.cards.folder import parse_json, read_json, record_of_bytes, write_files
 from snntorch_smixer.cards.readme import README, model_readme
 from snntorch_smixer.errors import CardError, SMixerError
 from snntorch_smixer.models.architectures import config_of, shapes_of
@@ -34,6 +34,10 @@ _MAX_RUN = 1 << 24
 """T * C * H * W of a network that is wrapped, which runs it once; ImageNet at T=4 has 0.6 million."""
 _MAX_TOKENS = 1 << 12
 """N of a network that is wrapped: attention may take N * N per head."""
+
+
+OF_THE_WEIGHTS = ("num_classes", "in_channels", "img_size")
+"""Fields of a configuration that weights are made for and can be adapted to."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,15 @@ class Blueprint:
             CardError: no such file, no JSON, of a later format, or it describes no valid network.
         """
         path = folder / CONFIG
-        raw = read_json(path)
+        return cls._of_file(path, read_json(path))
+
+    @classmethod
+    def parse(cls, path: Path, content: bytes) -> Blueprint:
+        """`load` of the bytes of a ``config.json`` that are read already; ``path`` names them in errors."""
+        return cls._of_file(path, parse_json(path, content))
+
+    @classmethod
+    def _of_file(cls, path: Path, raw: Mapping[str, Any]) -> Blueprint:
         version = raw.get("format")
         if type(version) is not int or version < 1:
             raise CardError(f"{path}: format={version!r}, expected {FORMAT}. It was not written by {LIBRARY}.")
@@ -155,42 +167,148 @@ def save(net: Network, folder: Path, *, card: Card | None = None, repo_id: str |
     Raises:
         CardError: the network is not what its configuration builds.
     """
-    from safetensors.torch import save as to_bytes
-
     check_made("save_pretrained", net)
-    blueprint = Blueprint.of(net)
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()}
+    blueprint, state = Blueprint.of(net), _state(net)
     if blueprint.wrapped is None:
         _check_state(net, blueprint.config, state)
-    files = {CONFIG: blueprint.to_json().encode(), WEIGHTS: to_bytes(state)}
-    records = {name: record_of_bytes(content) for name, content in files.items()}
-    card = describe(blueprint, records, card or net.card, name=folder.resolve().name)
+    contents = _contents(blueprint, state)
+    files = {name: record_of_bytes(content) for name, content in contents.items()}
+    own = _as_named(folder.resolve().name)
+    if card is None or card == net.card:
+        card = _own_card(net, blueprint, files, name=own)
+    else:
+        card = describe(blueprint, files, card, name=own)
     card = dataclasses.replace(card, parameters=_count(net))
     if repo_id is not None and repo_id != card.repo_id:
         card = dataclasses.replace(card, repo_id=repo_id, revision="")
-    files |= {README: model_readme(card).encode()}
-    write_files(folder, {**files, CARD: card.to_toml().encode()})
+    texts = {README: model_readme(card), CARD: card.to_toml()}
+    write_files(folder, {**contents, **{name: text.encode() for name, text in texts.items()}})
     return card
 
 
 def describe(blueprint: Blueprint, files: Mapping[str, FileRecord], card: Card | None, *, name: str) -> Card:
-    """``card`` for these files; results and the pinned revision stay only where weights and settings are the same."""
-    facts = blueprint.facts()
+    """What somebody says about these files: results and the pinned revision stay only where the bytes are the same."""
     if card is None:
-        name = re.sub(r"[^A-Za-z0-9._-]+|\.{2,}", "-", name).strip("._-") or "model"
-        summary = f"{blueprint.config.architecture} network."
-        return Card(name=name, summary=summary, license="", files=dict(files), **facts)
+        return _plain_card(blueprint, files, name=_as_named(name))
     if dict(card.files) == dict(files):
-        return card
+        return dataclasses.replace(card, **blueprint.facts())
     return _revised(card, blueprint, files)
 
 
+def _own_card(net: Network, blueprint: Blueprint, files: Mapping[str, FileRecord], *, name: str) -> Card:
+    """What the card of ``net`` says that is true of these files; nobody passed one for them.
+
+    Weights that are not those the card was written for may be trained on anything, so nothing about their origin stays
+    but the licence, which binds what was made of them, and the paper.
+    """
+    card = net.card
+    if card is None:
+        return _plain_card(blueprint, files, name=name)
+    if not _is_of(net, card, files[WEIGHTS]) or card.input_size != blueprint.facts()["input_size"]:
+        card = _of_other_weights(card, blueprint, files, name=name)
+        untrained = net.described is not None and net.described.weights is None
+        return dataclasses.replace(card, license="") if untrained else card
+    said = describe(blueprint, files, card, name=name)
+    return said if dict(card.files) == dict(files) else dataclasses.replace(said, summary=_summary(blueprint))
+
+
+def _is_of(net: Network, card: Card, weights: FileRecord) -> bool:
+    """True where ``card`` is about these weights, by the hash it pins or by the one it came with.
+
+    A card that pins no hash and that the user has put on ``net`` is about whatever the user saves.
+    """
+    if net.described is not None and net.described.card == card:
+        return weights.sha256 == net.described.weights
+    return WEIGHTS not in card.files or card.files[WEIGHTS] == weights
+
+
 def card_for(net: Network, card: Card | None, source: Blueprint) -> Card | None:
-    """``card`` of the weights of ``source``, for ``net`` that has them: as it is where nothing else is different."""
+    """``card`` of the weights of ``source``, for ``net`` that was loaded with them or built like them.
+
+    As it is where nothing else is different; without results and summary where settings are; without all that its
+    training says where classes, channels or size are, since some weights are other ones then.
+    """
     now = Blueprint.of(net)
     if card is None or now == source:
         return card
-    return dataclasses.replace(_revised(card, now, {}), parameters=_count(net))
+    same = all(getattr(now.config, key) == getattr(source.config, key) for key in OF_THE_WEIGHTS)
+    told = _revised(card, now, {}) if same else _of_other_weights(card, now, {}, name=card.name)
+    return dataclasses.replace(told, summary=_summary(now), parameters=_count(net))
+
+
+def note_untrained(net: Network, card: Card, source: Blueprint) -> None:
+    """Give ``net``, built with random weights, the ``card`` of the model ``source``: without files and results.
+
+    It says what the network is to be trained on. Saved as it is, the network has a card without all that.
+    """
+    told = card_for(net, dataclasses.replace(card, files={}, measured=(), revision=""), source)
+    net.describe(told, weights=None)
+
+
+def note_other_weights(net: Network) -> None:
+    """Take out of the card of ``net`` what its weights were trained on: some of them have just been replaced."""
+    if net.card is not None:
+        card = _of_other_weights(net.card, Blueprint.of(net), {}, name=net.card.name)
+        untrained = net.described is not None and net.described.weights is None
+        net.describe(dataclasses.replace(card, parameters=_count(net)), weights=None if untrained else "")
+
+
+def note_training(
+    net: Network,
+    *,
+    name: str,
+    classes: Sequence[str],
+    norm: tuple[Sequence[float], Sequence[float]] = ((), ()),
+    dataset: str = "",
+) -> None:
+    """Give a network that was just trained a card of its own, which says what it was trained on and nothing else.
+
+    Args:
+        net: with the weights that the card is about; any other ones are saved without it.
+        name: of the model.
+        classes: names, by label.
+        norm: mean and standard deviation per channel, for pixels in [0, 1].
+        dataset: its id, where it has one.
+    """
+    blueprint = Blueprint.of(net)
+    files = {file: record_of_bytes(content) for file, content in _contents(blueprint, _state(net)).items()}
+    card = _plain_card(blueprint, files, name=_as_named(name))
+    told: dict[str, Any] = {
+        "dataset": dataset,
+        "classes": tuple(classes),
+        "mean": tuple(norm[0]),
+        "std": tuple(norm[1]),
+    }
+    paper = net.card.paper if net.card is not None else ""
+    card = dataclasses.replace(card, paper=paper, parameters=_count(net), **told)
+    net.describe(card, weights=files[WEIGHTS].sha256)
+
+
+def _plain_card(blueprint: Blueprint, files: Mapping[str, FileRecord], *, name: str) -> Card:
+    return Card(name=name, summary=_summary(blueprint), license="", files=dict(files), **blueprint.facts())
+
+
+def _of_other_weights(card: Card, blueprint: Blueprint, files: Mapping[str, FileRecord], *, name: str) -> Card:
+    # The licence binds what was made of the weights too; the paper is that of the architecture.
+    return dataclasses.replace(_plain_card(blueprint, files, name=name), license=card.license, paper=card.paper)
+
+
+def _summary(blueprint: Blueprint) -> str:
+    return f"{blueprint.config.architecture} network."
+
+
+def _as_named(folder: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+|\.{2,}", "-", folder).strip("._-") or "model"
+
+
+def _state(net: Network) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()}
+
+
+def _contents(blueprint: Blueprint, state: Mapping[str, Tensor]) -> dict[str, bytes]:
+    from safetensors.torch import save as to_bytes
+
+    return {CONFIG: blueprint.to_json().encode(), WEIGHTS: to_bytes(dict(state))}
 
 
 def check_made(where: str, net: nn.Module) -> None:

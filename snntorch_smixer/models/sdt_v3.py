@@ -36,6 +36,7 @@ class SDTV3Config(NetworkConfig):
     """
 
     architecture: ClassVar[str] = "sdt-v3"
+    adjustable: ClassVar[tuple[str, ...]] = ("T", "levels")
 
     img_size: tuple[int, int] = (224, 224)
     num_classes: int = 1000

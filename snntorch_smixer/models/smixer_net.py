@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from snntorch_smixer.layers.block import EncodingBlock
 from snntorch_smixer.layers.encode import encode
 from snntorch_smixer.layers.head import ClassifierHead
 from snntorch_smixer.layers.memory import memory_of, set_memory
-from snntorch_smixer.layers.mixer import SpikingTokenMixer
+from snntorch_smixer.layers.mixer import SMixer
 from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.stem import SpikingPatchSplitting
 from snntorch_smixer.models.config import SMixerConfig
@@ -38,6 +38,13 @@ class SMixerNet(Network):
     Attributes:
         config: the `SMixerConfig` it was built from.
         dstsp: the pruning, or None; settings can be changed at any time, ``net.dstsp.ps = 0.2``.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import SMixerConfig, SMixerNet
+        >>> net = SMixerNet(SMixerConfig((28, 28), 1, 10, 4, dim=64, depth=2, heads=8))
+        >>> net(torch.randn(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
 
     config: SMixerConfig
@@ -52,19 +59,26 @@ class SMixerNet(Network):
         neuron = partial(LIF, config.beta, threshold=config.threshold, spike_grad=Dspike(config.gamma))
         self.stem = SpikingPatchSplitting(config.in_channels, config.dim, strides=config.strides, neuron=neuron)
         self.dstsp: DSTSP | None
-        self.register_module("dstsp", None if config.prune is None else DSTSP(config.prune, depth=config.depth))
+        self.register_module("dstsp", None)
+        if config.prune is not None:
+            self.dstsp = DSTSP(config.prune, depth=config.depth, steps=config.T)
         blocks = []
         for _ in range(config.depth):
             if config.mixer == "ssa":
-                mixer: SpikingSelfAttention | SpikingTokenMixer = SpikingSelfAttention(
+                mixer: SpikingSelfAttention | SMixer = SpikingSelfAttention(
                     config.dim, heads=config.heads, neuron=neuron
                 )
             else:
-                mixer = SpikingTokenMixer(config.dim, num_tokens=config.num_tokens, heads=config.heads, neuron=neuron)
+                mixer = SMixer(config.dim, num_tokens=config.num_tokens, heads=config.heads, neuron=neuron)
             mlp = SpikingMLP(config.dim, hidden=round(config.dim * config.mlp_ratio), neuron=neuron)
             blocks.append(EncodingBlock(mixer, mlp))
         self.blocks = nn.ModuleList(blocks)
         self.head = self.fresh_head()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "dstsp" and isinstance(value, DSTSP):
+            value.bind(depth=self.config.depth, steps=self.config.T)
+        super().__setattr__(name, value)
 
     @property
     def num_features(self) -> int:

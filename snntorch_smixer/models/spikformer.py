@@ -51,7 +51,9 @@ class TransformerConfig(NetworkConfig):
             )
         if self.dim % 8 or self.dim % self.heads:
             raise SettingError(f"{where}: dim={self.dim} must be a multiple of 8 and of heads={self.heads}.")
-        if not (isinstance(self.mlp_ratio, (int, float)) and 0 < self.mlp_ratio < inf):
+        if isinstance(self.mlp_ratio, bool) or not (
+            isinstance(self.mlp_ratio, (int, float)) and 0 < self.mlp_ratio < inf
+        ):
             raise SettingError(f"{where}: mlp_ratio={self.mlp_ratio!r} must be a positive number.")
         if self.hidden(self.dim) < 1:
             raise SettingError(f"{where}: mlp_ratio={self.mlp_ratio!r} leaves the MLP no channel. Pass a larger one.")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
-from snntorch_smixer.errors import LayoutError, SettingError, check_choice, is_count
+from snntorch_smixer.errors import LayoutError, SettingError, check_choice, check_name, is_count
 from snntorch_smixer.kernels.spikes import Spikes
 from snntorch_smixer.pruning.place import PLACES, StepChoice, unit_of
-from snntorch_smixer.pruning.rates import Rates, Schedule, check_rates, rate_at
+from snntorch_smixer.pruning.rates import Rates, Schedule, check_rates, plain, rate_at
 from snntorch_smixer.pruning.siv import RANKINGS, rank, siv
 from snntorch_smixer.pruning.softmatch import MERGES, merge_dropped
 from snntorch_smixer.pruning.spatial import tokens_kept
@@ -42,6 +42,11 @@ class DSTSPConfig:
         place: where steps are dropped. "stem": behind the stem, as in the paper. "lif4" to "lif1": at that neuron
             inside the stem of a network of this package, by its spikes; what follows runs on the kept steps only, so
             an earlier place costs less, and decides on less. Tokens are dropped behind the stem wherever steps are.
+
+    Examples:
+        >>> from snntorch_smixer import dstsp
+        >>> dstsp.DSTSPConfig(ps=0.2, t=1, merge="drop").merge
+        'drop'
     """
 
     ps: Rates = 0.3
@@ -54,11 +59,10 @@ class DSTSPConfig:
     place: str = "stem"
 
     def __post_init__(self) -> None:
-        if isinstance(self.ps, list):
-            object.__setattr__(self, "ps", tuple(self.ps))
+        ps = tuple(map(plain, self.ps)) if isinstance(self.ps, (list, tuple)) else plain(self.ps)
+        for name, value in {"ps": ps, "t": plain(self.t), "spike_cap": plain(self.spike_cap)}.items():
+            object.__setattr__(self, name, value)
         check_rates(self.ps)
-        if self.merge == "fuse" and not isinstance(self.ps, (int, float)):
-            raise SettingError("DSTSP: merge='fuse' makes one extra token once. Pass one number as ps.")
         for name in ("t", "spike_cap"):
             value = getattr(self, name)
             if value is not None and not is_count(value):
@@ -66,6 +70,8 @@ class DSTSPConfig:
                     f"DSTSP: {name}={value!r} must be a whole number of at least 1, or None for no limit."
                 )
         check_choice("DSTSP", "merge", self.merge, MERGES)
+        if self.merge == "fuse" and not isinstance(self.ps, (int, float)):
+            raise SettingError("DSTSP: merge='fuse' makes one extra token once. Pass one number as ps.")
         check_choice("DSTSP", "ranking", self.ranking, RANKINGS)
         check_choice("DSTSP", "w_prime", self.w_prime, W_PRIMES)
         check_choice("DSTSP", "active", self.active, ACTIVE)
@@ -102,9 +108,7 @@ class _Setting:
         return self if module is None else getattr(module.settings, self.name)
 
     def __set__(self, module: Any, value: Any) -> None:
-        settings = replace(module.settings, **{self.name: value})
-        module.check(settings)
-        module.settings = settings
+        module.settings = replace(module.settings, **{self.name: value})
 
 
 class DSTSP(nn.Module):
@@ -116,23 +120,71 @@ class DSTSP(nn.Module):
     Args:
         settings: see `DSTSPConfig`.
         depth: number of blocks behind it, for rates per block; None when one number is all it will get.
+        steps: T that arrive, which bounds t; None when not known yet.
+
+    Raises:
+        SettingError: settings that do not fit these; when they are set too, and for a setting that there is not.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import dstsp
+        >>> tokens = torch.randn(4, 2, 16, 8)  # (T, B, N, C)
+        >>> pruned, kept = dstsp.DSTSP(dstsp.DSTSPConfig(ps=0.25, t=1))(tokens, (tokens > 0).float())
+        >>> pruned.shape
+        torch.Size([1, 2, 12, 8])
     """
 
+    depth: int | None
+    steps: int | None
+    settings: DSTSPConfig
     ps, t, merge, ranking, w_prime, spike_cap, active, place = (_Setting() for _ in range(8))
 
-    def __init__(self, settings: DSTSPConfig | None = None, *, depth: int | None = None) -> None:
+    def __init__(
+        self, settings: DSTSPConfig | None = None, *, depth: int | None = None, steps: int | None = None
+    ) -> None:
         super().__init__()
-        self.depth = depth
-        settings = DSTSPConfig() if settings is None else settings
-        self.check(settings)
-        self.settings = settings
+        self.depth, self.steps = depth, steps
+        self.settings = DSTSPConfig() if settings is None else settings
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "settings":
+            self.check(value)
+        elif not name.startswith("_") and name not in vars(self) and not hasattr(type(self), name):
+            declared = {a for c in type(self).__mro__ for a in vars(c).get("__annotations__", ())}
+            if name not in declared:
+                check_name("DSTSP", "setting", name, [*(f.name for f in fields(DSTSPConfig)), *self._more_settings])
+        super().__setattr__(name, value)
+
+    _more_settings: tuple[str, ...] = ()
+    """What can be set besides the fields of `DSTSPConfig`."""
+
+    def bind(self, *, depth: int, steps: int) -> None:
+        """Let it prune a network of these sizes.
+
+        Raises:
+            SettingError: its settings do not fit them; it is as before.
+        """
+        before = self.depth, self.steps
+        self.depth, self.steps = depth, steps
+        try:
+            self.check(self.settings)
+        except SettingError:
+            self.depth, self.steps = before
+            raise
 
     keeps_grid = False
     """True where dropped tokens keep their place in ``x``: a `Selection` is made, but ``x`` only loses steps."""
 
     def check(self, settings: DSTSPConfig) -> None:
         """Raise `SettingError` when ``settings`` do not fit the network that this prunes."""
+        if not isinstance(settings, DSTSPConfig):
+            raise SettingError(f"DSTSP: got settings of type {type(settings).__name__}. Pass a DSTSPConfig.")
         check_rates(settings.ps, depth=self.depth, may_fall=self.keeps_grid)
+        if self.steps is not None and settings.t is not None and settings.t > self.steps:
+            raise SettingError(
+                f"DSTSP: t={settings.t} is outside 1..{self.steps}, the steps that arrive. Keep fewer, or pass None "
+                "for all."
+            )
 
     def is_active(self) -> bool:
         """True when the settings let it prune in this mode, training or evaluation."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any
 
 from snntorch_smixer.errors import SettingError
 
@@ -15,14 +17,29 @@ class Schedule:
     Attributes:
         first: share of all N tokens that is gone in the first block, in [0, 1).
         last: in the last block.
+
+    Examples:
+        >>> from snntorch_smixer import dstsp, from_pretrained
+        >>> net = dstsp.wrap(from_pretrained("smixer-2-64-fmnist"), ps=dstsp.Schedule(0.1, 0.4), t=1)
+        >>> dstsp.summary(net).tokens
+        (49, 29)
     """
 
     first: float
     last: float
 
     def __post_init__(self) -> None:
+        for name in ("first", "last"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         check_rate(self.first)
         check_rate(self.last)
+
+
+def plain(value: Any) -> Any:
+    """A scalar of NumPy as the int or float that it is; anything else as it is."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
 
 
 Rates = float | tuple[float, ...] | Schedule

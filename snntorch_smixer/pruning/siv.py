@@ -21,6 +21,13 @@ def siv(spikes: Tensor | Spikes, over: str) -> Tensor:
 
     Raises:
         LayoutError: neither tokens nor maps, or an axis that they do not have.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import dstsp
+        >>> spikes = torch.ones(2, 1, 3, 4)  # (T, B, N, C)
+        >>> dstsp.siv(spikes, "t c")  # per token
+        tensor([[8., 8., 8.]])
     """
     is_map = len(spikes.shape) == 5
     if not is_map and isinstance(spikes, Tensor):

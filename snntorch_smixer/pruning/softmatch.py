@@ -50,6 +50,15 @@ def merge_dropped(x: Tensor, kept: Selection, merge: str = "softmatch") -> Tenso
 
     Returns:
         ``(T', B, N', C)``, with N' + 1 tokens for "fuse".
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import dstsp
+        >>> from snntorch_smixer.dstsp import Selection
+        >>> x = torch.tensor([1.0, 2, 3]).view(1, 1, 3, 1)  # (T, B, N, C)
+        >>> _, kept = dstsp.DSTSP(dstsp.DSTSPConfig(ps=0.34, t=None))(x, x)
+        >>> dstsp.merge_dropped(x, kept, "drop").flatten()
+        tensor([2., 3.])
     """
     check_choice("merge_dropped", "merge", merge, MERGES)
     mine = take_tokens(x, kept.tokens)

@@ -13,6 +13,11 @@ def tokens_kept(num_tokens: int, ps: float) -> int:
 
     Raises:
         SettingError: ps outside [0, 1).
+
+    Examples:
+        >>> from snntorch_smixer import dstsp
+        >>> dstsp.tokens_kept(49, 0.3)
+        34
     """
     check_rate(ps)
     # range() yields a plain number under torch.compile, which makes a float symbolic, and N' with it, once ps changed.
@@ -29,6 +34,13 @@ def dssp(spikes: Tensor, ps: float, ranking: str = "low") -> Tensor:
 
     Returns:
         ``(B, N')`` kept tokens, first kept first (busiest first for ``ranking="low"``). Source: paper, DSSP; I_S.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import dstsp
+        >>> spikes = torch.tensor([0.0, 3, 1, 2]).view(1, 1, 4, 1)  # (T, B, N, C)
+        >>> dstsp.dssp(spikes, ps=0.5)
+        tensor([[1, 3]])
     """
     keep = tokens_kept(spikes.shape[2], ps)
     return rank(siv(spikes, "t c"), ranking)[:, :keep]

@@ -43,5 +43,12 @@ def dstp(spikes: Tensor | Spikes, t: int, ranking: str = "low") -> Tensor:
     """`choose_steps` by the SIV of these spikes.
 
     The spikes of a neuron over the kept steps are limited by `cap_spikes`. Source: paper, DSTP.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import dstsp
+        >>> spikes = torch.tensor([0.0, 3, 1]).view(3, 1, 1, 1)  # (T, B, N, C)
+        >>> dstsp.dstp(spikes, t=1)
+        tensor([[1]])
     """
     return choose_steps(step_siv(spikes), t, ranking)

@@ -232,12 +232,12 @@ SHAPE_ERRORS = {
 def test_shape_errors(shape: tuple[int, ...], wanted: str):
     with pytest.raises(LayoutError) as caught:
         mixer_of()(torch.ones(shape))
-    assert str(caught.value) == f"SpikingTokenMixer: {wanted}"
+    assert str(caught.value) == f"SMixer: {wanted}"
 
 
 def test_step_mode_errors(choose):
     mixer, x = SpikingTokenMixer(C, num_tokens=N, step_mode="s"), tokens()
-    wanted = "SpikingTokenMixer: step_mode='s' expects one step (B, N, C) and no pruning, got {}; "
+    wanted = "SMixer: step_mode='s' expects one step (B, N, C) and no pruning, got {}; "
     for args, got in (((x,), "shape (3, 2, 6, 12)"), ((x[0], choose(x, N)), "a Selection")):
         with pytest.raises(LayoutError) as caught:
             mixer(*args)
@@ -246,22 +246,19 @@ def test_step_mode_errors(choose):
         mixer(x[0, :, :5])
     with pytest.raises(SettingError) as caught:
         mixer_of().step_mode = "x"
-    assert str(caught.value) == (
-        "SpikingTokenMixer: step_mode='x' is unknown. Expected one of m, s. Pass one of these."
-    )
+    assert str(caught.value) == ("SMixer: step_mode='x' is unknown. Expected one of m, s. Pass one of these.")
 
 
 def test_selection_of_another_net_error(choose):
     with pytest.raises(LayoutError) as caught:
         mixer_of()(tokens(count=4), choose(tokens(count=8), 4))
     assert str(caught.value) == (
-        "SpikingTokenMixer: the Selection was made for 8 tokens, W_M for 6; "
-        "use the Selection of this network's own stem"
+        "SMixer: the Selection was made for 8 tokens, W_M for 6; use the Selection of this network's own stem"
     )
 
 
 def test_selection_that_does_not_fit_error(choose):
-    with pytest.raises(LayoutError, match=r"^SpikingTokenMixer: expected 4 tokens, got 6 in shape"):
+    with pytest.raises(LayoutError, match=r"^SMixer: expected 4 tokens, got 6 in shape"):
         mixer_of()(tokens(), choose(tokens(), 4))
 
 
@@ -270,14 +267,14 @@ def test_heads_error(heads: int):
     with pytest.raises(SettingError) as caught:
         mixer_of(heads)
     assert str(caught.value) == (
-        f"SpikingTokenMixer: heads={heads} does not divide dim=12. Pass a divisor, each head takes dim / heads."
+        f"SMixer: heads={heads} does not divide dim=12. Pass a divisor, each head takes dim / heads."
     )
 
 
 def test_num_tokens_error():
     with pytest.raises(SettingError) as caught:
         SpikingTokenMixer(C, num_tokens=0)
-    assert str(caught.value) == ("SpikingTokenMixer: num_tokens=0 must be positive. Pass H * W of the token grid.")
+    assert str(caught.value) == ("SMixer: num_tokens=0 must be positive. Pass H * W of the token grid.")
 
 
 def test_a_refused_step_mode_changes_nothing():
@@ -286,6 +283,6 @@ def test_a_refused_step_mode_changes_nothing():
     with pytest.raises(SettingError) as caught:
         mixer.step_mode = "s"
     assert str(caught.value) == (
-        "SpikingTokenMixer: step_mode='s' needs neurons that keep their membrane, got IntegerLIF. Pass neuron=LIF."
+        "SMixer: step_mode='s' needs neurons that keep their membrane, got IntegerLIF. Pass neuron=LIF."
     )
     assert (mixer.step_mode, mixer.neuron.step_mode, mixer.value.neuron.step_mode) == ("m", "m", "m")

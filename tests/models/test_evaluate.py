@@ -98,3 +98,39 @@ def test_labels_of_another_data_set(labels):
         f"evaluate: got labels from {labels[0]} to {labels[1]}, the net has 3 classes. Pass the data set that it was "
         "trained on."
     )
+
+
+class Remembers(nn.Module):
+    """Adds up its inputs until it is reset."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v: Tensor | float = 0.0
+
+    def reset(self) -> None:
+        self.v = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.v = self.v + x
+        return self.v
+
+
+def test_membranes_of_one_batch_do_not_reach_the_next():
+    net = Remembers()
+    net(torch.full((5, 3), 7.0))
+    logits = [torch.tensor([[9.0, 0, 0], [0, 9, 0]]), torch.tensor([[0.0, 0, 1]])]
+    labels = [torch.tensor([0, 1]), torch.tensor([2])]
+    assert evaluate(net, zip(logits, labels, strict=True)).correct == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_not_finite_get_no_accuracy(value):
+    second = torch.eye(3)
+    second[1, 2] = value
+    labels = torch.arange(3)
+    with pytest.raises(MeasureError) as caught:
+        evaluate(Logits(), [(torch.eye(3), labels), (second, labels)])
+    assert str(caught.value) == (
+        "evaluate: got NaN or infinity among the logits of input 4, expected finite values. Check the input and the "
+        "weights; the net may have diverged in training."
+    )

@@ -197,9 +197,9 @@ def test_a_foreign_model_has_its_own_stem(firing_net):
 
 def test_too_many_steps_are_refused_in_the_stem(firing_net):
     net = firing_net()
-    net.dstsp = DSTSP(DSTSPConfig(ps=0, t=5, place="lif2"))
-    with pytest.raises(SettingError, match=r"DSTP: t=5 is outside 1\.\.4"):
-        net(frames())
+    with pytest.raises(SettingError, match=r"DSTSP: t=5 is outside 1\.\.4"):
+        net.dstsp = DSTSP(DSTSPConfig(ps=0, t=5, place="lif2"))
+    assert net.dstsp is None
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -8,6 +8,7 @@ from torch import nn
 
 from snntorch_smixer.errors import LayoutError, SettingError
 from snntorch_smixer.pruning.pruner import ACTIVE, DSTSP, DSTSPConfig
+from snntorch_smixer.pruning.rates import Schedule
 from snntorch_smixer.pruning.siv import RANKINGS
 from snntorch_smixer.pruning.softmatch import MERGES, merge_dropped
 from snntorch_smixer.selection import W_PRIMES, take_steps, take_tokens
@@ -249,3 +250,27 @@ def test_crop_in_one_mode_only_is_refused(active):
         "DSTSP: w_prime='crop' gives W_M another meaning (row i is the i-th busiest token), so it cannot be "
         f"active={active!r} only. Pass active='both', or w_prime='gather'."
     )
+
+
+class OnAGrid(DSTSP):
+    keeps_grid = True
+
+
+def test_on_a_grid_every_block_chooses_among_all_tokens():
+    dstsp = OnAGrid(DSTSPConfig(ps=(0.5, 0.25), t=None), depth=2)
+    first = torch.tensor([1.0, 0, 2, 0, 3, 0, 4, 0]).view(1, 1, 8, 1).expand(1, 2, 8, 4)
+    second = torch.tensor([1.0, 9, 0, 8, 7, 6, 5, 0]).view(1, 1, 8, 1).expand(1, 2, 8, 4)
+    x = torch.rand(1, 2, 8, 4)
+    same, kept = dstsp(x, first, None, 0)
+    assert same is x, "dropped tokens keep their place"
+    assert kept.tokens.tolist() == [[0, 2, 4, 6]] * 2
+    same, kept = dstsp(x, second, kept, 1)
+    assert same is x
+    assert kept.tokens.tolist() == [[0, 1, 3, 4, 5, 6]] * 2, "more than before, and others"
+    assert kept.full_tokens == 8
+
+
+def test_a_schedule_reaches_its_last_rate_in_the_last_block():
+    dstsp = DSTSP(DSTSPConfig(ps=Schedule(0.0, 0.75), t=None), depth=4)
+    assert [dstsp.tokens_left(16, block) for block in range(4)] == [16, 12, 8, 4]
+    assert DSTSP(DSTSPConfig(ps=Schedule(0.5, 0.5)), depth=1).tokens_left(16, 0) == 8
