@@ -27,3 +27,9 @@ def test_title_says_what_is_missing(report: cost.CostReport):
     title = draw_cost(report).axes[0].get_title()
     assert f"{report.energy_mj * 1e3:.4g} uJ" in title
     assert "without additions, multiply-accumulates, packets, static power" in title
+
+
+def test_the_longest_bar_ends_inside_the_frame(report: cost.CostReport):
+    axes = draw_cost(report).axes[0]
+    longest = max(bar.get_x() + bar.get_width() for bar in axes.patches)
+    assert longest < axes.get_xlim()[1] <= 1.1 * longest

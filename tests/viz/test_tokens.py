@@ -47,7 +47,7 @@ def test_trace_holds_the_decision(trace: PruningTrace):
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_dropped_tokens_are_greyed_out(trace: PruningTrace, channels: int):
     figure = draw_pruning(torch.randint(256, (4, channels, 16, 16)), trace, list("abcd"))
-    assert len(figure.axes) == 16
+    assert len(figure.axes) == 16 + 1  # and the scale of the heat map
     assert [axis.get_title() for axis in figure.axes[:4]] == list("abcd")
     for b in range(4):
         shown = np.asarray(figure.axes[8 + b].images[0].get_array())
