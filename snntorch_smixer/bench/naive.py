@@ -17,7 +17,7 @@ from snntorch_smixer.kernels.lif import cap_spikes
 from snntorch_smixer.kernels.token_mix import active_weight, expand_to_grid, grid_is_cheaper, restrict_to_kept
 from snntorch_smixer.layers.block import EncodingBlock
 from snntorch_smixer.layers.encode import encode
-from snntorch_smixer.layers.mixer import SpikingTokenMixer
+from snntorch_smixer.layers.mixer import SMixer
 from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.unit import Unit
 from snntorch_smixer.models.smixer_net import SMixerNet
@@ -213,13 +213,13 @@ class SnnTorchLoop(NaiveTwin):
         return torch.cat([self.step_logits(frame, 1) for frame in self.frames(x)]).mean(0)
 
 
-def _mixer(mixer: SpikingTokenMixer, x: Tensor, steps: int, kept: Selection | None) -> Tensor:
+def _mixer(mixer: SMixer, x: Tensor, steps: int, kept: Selection | None) -> Tensor:
     spikes = _fire(mixer.neuron, _unit(mixer.value, x, steps, kept), steps, kept)
     return _unit(mixer.proj, _mix_kept(spikes, mixer.matrix, steps, kept), steps, kept)
 
 
-def _mixer_of(block: nn.Module) -> SpikingTokenMixer:
-    return cast(SpikingTokenMixer, cast(EncodingBlock, block).mixer)
+def _mixer_of(block: nn.Module) -> SMixer:
+    return cast(SMixer, cast(EncodingBlock, block).mixer)
 
 
 def _mix_kept(x: Tensor, weight: Tensor, steps: int, kept: Selection | None) -> Tensor:
@@ -277,11 +277,11 @@ def _fire(neuron: nn.Module | None, x: Tensor, steps: int, kept: Selection | Non
 
 
 def _check(net: SMixerNet) -> None:
-    others = [type(m).__name__ for m in map(_mixer_of, net.blocks) if not isinstance(m, SpikingTokenMixer)]
+    others = [type(m).__name__ for m in map(_mixer_of, net.blocks) if not isinstance(m, SMixer)]
     others += [repr(m) for m in net.modules() if isinstance(m, snn.SpikingNeuron) and not _is_plain(m)]
     if others:
         raise SettingError(
-            f"naive twin: got {others[0]}, expected SpikingTokenMixer, and LIF that resets to zero and learns nothing. "
+            f"naive twin: got {others[0]}, expected SMixer, and LIF that resets to zero and learns nothing. "
             "Pass a plain SMixerNet."
         )
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from snntorch_smixer.modes import in_mode
+from snntorch_smixer.modes import in_mode, undisturbed
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Subject:
 def training(
     model: nn.Module, x: Tensor, *, fake: bool = False, autocast: torch.dtype | None = None
 ) -> Iterator[Subject]:
-    """A model ready for a training step; mode, buffers and gradients are put back afterwards.
+    """A model ready for a training step; mode, buffers and gradients are restored.
 
     Args:
         model: any module.
@@ -55,7 +55,7 @@ def training(
             computed and no memory is used. Not for models whose control flow depends on values.
         autocast: dtype of the forward pass under ``torch.autocast``, or None.
     """
-    with in_mode(model, training=True), _restored(model):
+    with undisturbed(), in_mode(model, training=True), _restored(model):
         if not fake:
             yield Subject(model, x, autocast)
             return
@@ -70,10 +70,13 @@ def _restored(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     # A stateful neuron puts another tensor in the place of its buffer, BatchNorm writes into its own: both are undone.
     holders = [(m, dict(m._parameters), dict(m._buffers)) for m in modules]
-    values = [(b, b.detach().clone()) for _, _, buffers in holders for b in buffers.values() if b is not None]
+    values = [(b, b.detach().clone()) for *_, held in holders for b in held.values() if b is not None]
     grads = [(p, p.grad) for p in model.parameters()]
     for p, _ in grads:
         p.grad = None
+    for module, _, buffers in holders:  # the step does not run back through a forward of the caller
+        live = {name: b.detach().clone() for name, b in buffers.items() if b is not None and not b.is_leaf}
+        module._buffers.update(live)
     try:
         yield
     finally:
@@ -82,9 +85,15 @@ def _restored(model: nn.Module) -> Iterator[None]:
             module._buffers.update(buffers)
         for p, grad in grads:
             p.grad = grad
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
+        _write_back(values)
+
+
+@torch.no_grad()
+def _write_back(values: list[tuple[Tensor, Tensor]]) -> None:
+    """Only what differs, because a write cuts a graph that holds a buffer; BatchNorm's own writes count no version."""
+    for buffer, value in values:
+        if isinstance(buffer, FakeTensor) or not torch.equal(buffer, value):
+            buffer.copy_(value)
 
 
 def _replace(model: nn.Module, mode: FakeTensorMode) -> None:

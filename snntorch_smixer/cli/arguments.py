@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from snntorch_smixer.pruning.place import PLACES
@@ -52,6 +53,12 @@ def add_command(commands: Commands, name: str, *, text: str, examples: str, epil
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_out(parser: argparse.ArgumentParser, text: str, *, default: Path | None = None) -> None:
+    """Add ``--out``, and ``--output``, its name of before, which no help shows."""
+    parser.add_argument("--out", type=Path, metavar="FILE", default=default, help=text)
+    parser.add_argument("--output", dest="out", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import torch
 
 from snntorch_smixer.cost import Records, load_profile, measure
-from snntorch_smixer.cost.paper.audit import PartMacs, audit_energy, audit_flops
-from snntorch_smixer.cost.paper.audit_pruning import audit_pruning
+from snntorch_smixer.cost.paper.audit import EnergyAudit, FlopsAudit, PartMacs, audit_energy, audit_flops
+from snntorch_smixer.cost.paper.audit_pruning import PruningAudit, audit_pruning
 from snntorch_smixer.cost.paper.published import LOGS, PAPER_ABLATION, published_log
 from snntorch_smixer.cost.paper.report import audit_to_text
 from snntorch_smixer.models.config import CONFIGS
@@ -19,7 +20,21 @@ from snntorch_smixer.zoo.hub import create_model
 IMAGENET, CIFAR = "smixer-8-768", "smixer-4-384"
 
 
+Audit = tuple[PartMacs, EnergyAudit, PruningAudit, FlopsAudit]
+
+
 def text() -> str:
+    """The paper's figures beside ours, for people."""
+    return audit_to_text(*audit())
+
+
+def as_dict() -> dict[str, object]:
+    """The same for programs."""
+    macs, energy, pruning, flops = audit()
+    return {"macs": asdict(macs), "energy": asdict(energy), "pruning": asdict(pruning), "flops": asdict(flops)}
+
+
+def audit() -> Audit:
     """Count the networks of the paper (a few seconds on a CPU) and lay its figures beside ours."""
     profile = load_profile("papers45")
     mac, ac = (profile.prices[key].value or 0.0 for key in ("mac_pj", "ac_pj"))
@@ -31,7 +46,7 @@ def text() -> str:
     rows = [count(CIFAR, ps=row.ps, t=round(steps * (1 - row.pt))) for row in PAPER_ABLATION]
     stem = sum(r["dense"] for r in rows[0].layers if r.layer.startswith("stem"))
     flops = audit_flops([_giga(row) for row in rows], stem_g=stem / steps / 1e9, steps=steps)
-    return audit_to_text(macs, energy, pruning, flops)
+    return macs, energy, pruning, flops
 
 
 def count(name: str, *, ps: float = 0.0, t: int | None = None) -> Records:

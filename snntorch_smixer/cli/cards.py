@@ -8,7 +8,8 @@ from pathlib import Path
 
 from snntorch_smixer.cards.card import Card
 from snntorch_smixer.cards.readme import README, model_readme, models_table
-from snntorch_smixer.cli.arguments import Commands, add_command
+from snntorch_smixer.cli.arguments import Commands, add_command, add_json
+from snntorch_smixer.cli.printing import print_json
 from snntorch_smixer.errors import CardError
 from snntorch_smixer.zoo import registry
 
@@ -38,6 +39,7 @@ def add(commands: Commands) -> None:
     text = "write the README of every zoo folder, and the table of models, from the cards"
     parser = add_command(commands, "cards", text=text, examples=_EXAMPLES)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a file is stale")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -47,11 +49,16 @@ def run(args: argparse.Namespace) -> int:
         raise CardError(f"zoo cards: {registry.zoo_folder()} is no checkout of the repository. Run it in one.")
     cards = [_described(name) for name in registry.configured()]
     stale = {path: text for path, text in rendered(cards, page).items() if not _is(path, text)}
+    state = "stale" if args.check else "written"
+    shown = [path.relative_to(registry.zoo_folder().parent).as_posix() for path in stale]
     for path, text in stale.items():
-        print(f"{'stale' if args.check else 'written'}: {path.relative_to(registry.zoo_folder().parent)}")
         if not args.check:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
+    if args.json:
+        print_json({state: shown})
+    elif shown:
+        print("\n".join(f"{state}: {path}" for path in shown))
     return int(args.check and bool(stale))
 
 

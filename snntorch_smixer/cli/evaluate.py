@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from snntorch_smixer.cards.card import Card
@@ -16,7 +18,7 @@ from snntorch_smixer.cli.subject import MODEL, check_pruning, device, pruned
 from snntorch_smixer.models.evaluate import Accuracy, evaluate
 from snntorch_smixer.models.network import Network
 from snntorch_smixer.models.saving import Blueprint
-from snntorch_smixer.train.data import check_fits
+from snntorch_smixer.train.data import check_fits, class_indices
 from snntorch_smixer.zoo.hub import from_pretrained
 
 SPLIT = "all test images"
@@ -51,8 +53,21 @@ def run(args: argparse.Namespace) -> int:
     where = device(args.device)
     net = from_pretrained(args.model)
     name, data = open_data("eval", net, root=args.data, dataset=args.dataset, workers=args.workers)
-    check_fits(net, data)
+    classes = _class_names(net)
+    check_fits(net, data, by_name=bool(classes))
     batches: Iterator[tuple[Tensor, Tensor]] = data.test_batches(args.batch_size)
+    if classes:
+        logit_of = torch.tensor(class_indices(data.classes, classes))
+        if len(data.classes) < len(classes):
+            warnings.warn(
+                f"eval: the data have {len(data.classes)} of the {len(classes)} classes of the model.", stacklevel=2
+            )
+        batches = ((x, logit_of[labels]) for x, labels in batches)
+    else:
+        warnings.warn(
+            "eval: the card of this model names no classes, so label k of the data is taken for its logit k.",
+            stacklevel=2,
+        )
     if args.ps is not None:
         first = next(iter(data.test_batches(1)))[0]
         pruned(net, args, swap=False, example=first)
@@ -69,6 +84,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_text(result, net.card))
     return 0
+
+
+def _class_names(net: Network) -> tuple[str, ...]:
+    """The classes of the card, by logit; empty where it does not name all of them."""
+    classes = net.card.classes if net.card else ()
+    return classes if len(classes) == net.config.num_classes else ()
 
 
 def first_inputs(batches: Iterator[tuple[Tensor, Tensor]], count: int) -> Iterator[tuple[Tensor, Tensor]]:

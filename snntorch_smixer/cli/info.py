@@ -16,6 +16,7 @@ import torch
 
 from snntorch_smixer.bench.expected import expected_bytes
 from snntorch_smixer.cards.card import CARD, Card, is_repo_id
+from snntorch_smixer.cards.folder import check_file
 from snntorch_smixer.cli.arguments import Commands, add_command, add_json
 from snntorch_smixer.cli.counts import count, parameter_shapes
 from snntorch_smixer.cli.printing import print_json
@@ -36,9 +37,7 @@ _EXAMPLES = """
 
 EXTRA_MODULES = {
     "vision": ("torchvision",),
-    "detect": ("ultralytics",),
     "viz": ("matplotlib", "pandas"),
-    "nir": ("nir", "nirtorch"),
     "train": ("accelerate",),
 }
 """Modules that each extra brings."""
@@ -66,11 +65,11 @@ def model(name: str) -> dict[str, Any]:
     """Card, configuration and size of a model.
 
     Raises:
-        CardError: no such model.
+        CardError: no such model, or its card is about other files.
     """
     folder = _folder(name)
     blueprint = model_blueprint(name) if folder is None else Blueprint.load(folder)
-    card = Card.load(folder) if folder is not None and (folder / CARD).is_file() else None
+    card = None if folder is None else _card(folder)
     shapes = parameter_shapes(blueprint, folder)
     total, mixing = count(shapes), count(shapes, "w_m.weight")
     raw = json.loads(blueprint.to_json())
@@ -83,6 +82,17 @@ def model(name: str) -> dict[str, Any]:
         "training_memory": _training_memory(blueprint),
         "kernels": _kernels(),
     }
+
+
+def _card(folder: Path) -> Card | None:
+    """The card of a folder, None without one; files that are there must be those that it is about."""
+    if not (folder / CARD).is_file():
+        return None
+    card = Card.load(folder)
+    for name, record in card.files.items():
+        if (folder / name).is_file():
+            check_file(folder / name, record, owner=card.name)
+    return card
 
 
 def installation() -> dict[str, Any]:

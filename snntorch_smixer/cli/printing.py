@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,8 +15,13 @@ Item = TypeVar("Item")
 
 
 def print_json(value: object) -> None:
-    """Print a value of plain dictionaries, lists, numbers and strings."""
-    print(json.dumps(value, indent=2))
+    """Print a value as one JSON document, see `to_json`."""
+    print(to_json(value))
+
+
+def to_json(value: object) -> str:
+    """One JSON document of dictionaries, lists, numbers, strings and dataclasses."""
+    return json.dumps(value, indent=2, default=dataclasses.asdict)
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

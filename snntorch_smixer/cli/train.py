@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from snntorch_smixer.cli.arguments import Commands, add_command, add_device, add_quiet
 from snntorch_smixer.cli.dataset import add_data, check_positive
-from snntorch_smixer.cli.printing import shows_progress
 from snntorch_smixer.cli.subject import device
 from snntorch_smixer.cli.training import Training, train
 from snntorch_smixer.kernels.compiled import IMPLS
 from snntorch_smixer.memory import MODES
+from snntorch_smixer.train.state import epochs_kept
 
 _EXAMPLES = """
   smixer train smixer-2-64-fmnist --data DATA --out runs/mine     with its own recipe; again to continue after a stop
@@ -55,10 +56,21 @@ def run(args: argparse.Namespace) -> int:
         memory=args.memory,
         impl=args.impl,
         workers=args.workers,
-        progress=shows_progress(args),
+        progress=not args.quiet,
     )
-    card = train(training)
+    try:
+        card = train(training)
+    except KeyboardInterrupt:
+        print(f"smixer: {_stopped(training.out)}", file=sys.stderr)
+        raise
     found = card.measured[0]
     print(f"{card.name}: {found.metric} {found.value:.2%} on {found.dataset}, {found.split} ({found.samples:,})")
     print(f"{training.out}: a model folder; see smixer info {training.out}, smixer zoo push {training.out} org/name")
     return 0
+
+
+def _stopped(out: Path) -> str:
+    kept = epochs_kept(out)
+    if not kept:
+        return "stopped before the first epoch was kept. The same command starts again."
+    return f"stopped; {out} keeps {kept} {'epoch' if kept == 1 else 'epochs'}. The same command continues after them."

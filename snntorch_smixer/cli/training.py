@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import snntorch
 import torch
 
 from snntorch_smixer.cards.card import WEIGHTS, Card, Measured
-from snntorch_smixer.cards.upload import LOG, RECIPE
+from snntorch_smixer.cards.upload import RECIPE
 from snntorch_smixer.cli.dataset import open_data
 from snntorch_smixer.cli.evaluate import SPLIT
 from snntorch_smixer.errors import SettingError
@@ -24,6 +25,7 @@ from snntorch_smixer.train.data import Data
 from snntorch_smixer.train.datasets import DATASETS
 from snntorch_smixer.train.loop import fit
 from snntorch_smixer.train.recipe import Recipe
+from snntorch_smixer.train.state import has_checkpoint
 from snntorch_smixer.zoo import registry
 from snntorch_smixer.zoo.hub import create_model, load_pretrained
 from snntorch_smixer.zoo.registry import configured, model_blueprint
@@ -47,7 +49,7 @@ class Training:
         impl: tier of the kernels, one of `snntorch_smixer.kernels.compiled.IMPLS`. Like ``memory`` no part of the
             recipe: results do not depend on it.
         workers: reading processes for folders; None for one per core.
-        progress: draw progress bars on the error stream.
+        progress: draw bars on the error stream, or write lines where it is no terminal.
 
     Raises:
         SettingError: ``compile_net`` with a ``memory`` or an ``impl`` of its own.
@@ -110,7 +112,7 @@ def train(training: Training) -> Card:
 
 def _train(training: Training) -> Card:
     recipe, out = training.read_recipe(), training.out
-    if (out / WEIGHTS).exists() and not (out / LOG).exists():
+    if (out / WEIGHTS).exists() and not has_checkpoint(out):
         raise SettingError(f"train: {out} holds a model and no run to continue. Pass another --out.")
     torch.manual_seed(recipe.seed)
     net = create_model(training.model)
@@ -120,13 +122,14 @@ def _train(training: Training) -> Card:
     if recipe.init_from:
         load_pretrained(net, recipe.init_from)
         net.card = create_model(training.model).card
+    base = net.card
     with _on_device(training.device):
         fit(net, recipe, data=data, out=out, compile_net=training.compile_net, progress=training.progress)
-    bar = data.test_count if training.progress else None
+    bar = data.test_count if training.progress and sys.stderr.isatty() else None
     found = evaluate(net, data.test_batches(), device=training.device, progress=bar)
     net.cpu()
     # The first save tells which bytes the results belong to; a card of other bytes loses its results.
-    base, written = net.card, net.save_pretrained(out)
+    written = net.save_pretrained(out)
     recipe.save(out / RECIPE)
     return net.save_pretrained(out, card=_with_results(written, base, training, (name, data, found, recipe)))
 
@@ -137,7 +140,11 @@ Results = tuple[str, Data, Accuracy, Recipe]
 def _with_results(card: Card, base: Card | None, training: Training, results: Results) -> Card:
     """``card`` with what was measured; what ``base`` says about the same data set stays."""
     name, data, found, recipe = results
-    told = base if base is not None and base.dataset == name else None
+    same = base is not None and base.dataset == name and base.classes in ((), data.classes)
+    told = base if same else None
+    if told is not None:
+        words = {key: getattr(told, key) for key in ("name", "summary", "license", "paper")}
+        card = dataclasses.replace(card, **words)
     changed = (training.recipe, training.epochs, training.seed) != (None, None, None)
     as_named = card.name in configured() and not changed
     measured = Measured(
@@ -154,9 +161,10 @@ def _with_results(card: Card, base: Card | None, training: Training, results: Re
         card,
         dataset=name,
         dataset_text=told.dataset_text if told else DATASETS[name].text,
-        mean=told.mean if told else data.mean,
-        std=told.std if told else data.std,
-        classes=told.classes if told and told.classes else data.classes,
+        # As the data were read, which is what the weights have seen.
+        mean=data.mean,
+        std=data.std,
+        classes=data.classes,
         trains=_command(training, name if told is None else ""),
         measured=(measured,),
         reported=told.reported if told else (),

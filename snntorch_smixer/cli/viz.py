@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snntorch_smixer.cli.arguments import Commands, add_command, add_pruning
+from snntorch_smixer.cli.arguments import Commands, add_command, add_json, add_out, add_pruning
+from snntorch_smixer.cli.printing import print_json
 from snntorch_smixer.cli.subject import MODEL, check_pruning, load_array, load_model, pruned
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.models.smixer_net import SMixerNet
@@ -20,7 +21,7 @@ MOST = 16
 
 _EXAMPLES = """
   smixer viz smixer-2-64-fmnist-dstsp --input images.npy                         writes pruning.png
-  smixer viz smixer-2-64-fmnist --input images.npy --ps 0.3 --t 1 --output a.pdf  another model, pruned for the picture
+  smixer viz smixer-2-64-fmnist --input images.npy --ps 0.3 --t 1 --out a.pdf  another model, pruned for the picture
 """
 
 
@@ -33,7 +34,8 @@ def add(commands: Commands) -> None:
         "--input", type=Path, required=True, help=f".npy file, uint8 (B, C, H, W) or (B, H, W), B <= {MOST}"
     )
     add_pruning(parser, "prune the model, or change its pruning")
-    parser.add_argument("--output", type=Path, default=Path("pruning.png"), help="picture; default: pruning.png")
+    add_out(parser, "picture; default: pruning.png", default=Path("pruning.png"))
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -46,6 +48,12 @@ def run(args: argparse.Namespace) -> int:
         raise SettingError(
             f"viz: got a {type(net).__name__}, expected an SMixerNet. Pass a model that smixer list names smixer."
         )
+    wanted = (net.config.in_channels, *net.config.img_size)
+    if images.shape[1:] != wanted:
+        raise SettingError(
+            f"viz: {args.input} has images {tuple(images.shape)}, expected {wanted[0]} channels of {wanted[1]} x "
+            f"{wanted[2]}. Save images of the size of the model."
+        )
     if args.ps is not None:
         pruned(net, args)
     card = net.card
@@ -54,15 +62,18 @@ def run(args: argparse.Namespace) -> int:
     with torch.no_grad():
         guesses = net(x).argmax(1).tolist()
     names = card.classes if card is not None else ()
-    figure = draw_pruning(images, trace, [names[k] if k < len(names) else f"class {k}" for k in guesses])
+    titles = [names[k] if k < len(names) else f"class {k}" for k in guesses]
+    figure = draw_pruning(images, trace, titles)
     try:
-        figure.savefig(args.output, dpi=110)
+        figure.savefig(args.out, dpi=110)
     except ValueError as error:
-        raise SettingError(f"--output {args.output}: {error}. Pass a name that ends in .png or .pdf.") from error
-    kept = trace.kept.float().mean().item()
-    print(
-        f"{origin}\n{args.output}: {len(images)} images, {kept:.1%} of the tokens and {trace.steps.shape[1]} steps kept"
-    )
+        raise SettingError(f"--out {args.out}: {error}. Pass a name that ends in .png or .pdf.") from error
+    kept, steps = trace.kept.float().mean().item(), trace.steps.shape[1]
+    if args.json:
+        found = {"model": args.model, "images": len(images), "classes": titles, "kept": kept, "steps": steps}
+        print_json({**found, "out": str(args.out)})
+    else:
+        print(f"{origin}\n{args.out}: {len(images)} images, {kept:.1%} of the tokens and {steps} steps kept")
     return 0
 
 

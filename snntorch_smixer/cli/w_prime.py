@@ -3,15 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 from snntorch_smixer.cost.chip import Profile
-from snntorch_smixer.cost.planner import IMPLEMENTATIONS, MixerLoad, core_steps, cores_on, memory_prices, plan_w_prime
+from snntorch_smixer.cost.planner import (
+    IMPLEMENTATIONS,
+    CoreStep,
+    MixerLoad,
+    WPrimePlan,
+    core_steps,
+    cores_on,
+    memory_prices,
+    plan_w_prime,
+)
 from snntorch_smixer.cost.records import Records
 from snntorch_smixer.errors import ProfileError, SettingError
 
 
-def text(records: Records, profile: Profile, ps: float | None, *, rate: float | None, held: float | None) -> str:
+@dataclass(frozen=True)
+class Planned:
+    """The three ways for all mixers of a network on a chip.
+
+    Attributes:
+        mixers: how many.
+        profile: the chip.
+        price: pJ per event.
+        assumed: True where nobody told the share of spikes that the kept tokens hold.
+        plan: the comparison.
+        steps: cores per block by what is dropped; empty where the chip's cores are not published.
+    """
+
+    mixers: int
+    profile: Profile
+    price: float
+    assumed: bool
+    plan: WPrimePlan
+    steps: tuple[CoreStep, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        told = {"mixers": self.mixers, "chip": self.profile.name, "event_pj": self.price, "held_assumed": self.assumed}
+        return {**told, "plan": asdict(self.plan), "core_steps": [asdict(step) for step in self.steps]}
+
+
+def plan(records: Records, profile: Profile, ps: float | None, *, rate: float | None, held: float | None) -> Planned:
     """The plan for every mixer of a measured network; ``rate`` and ``held`` (phi) replace what was measured.
 
     Raises:
@@ -32,12 +67,19 @@ def text(records: Records, profile: Profile, ps: float | None, *, rate: float | 
     load = MixerLoad.from_records(records, layers=layers, kept=kept, held=kept / tokens if held is None else held)
     load = replace(load, weight_bits=profile.weight_bits, rate=load.rate if rate is None else rate)
     cores = cores_on(profile) if profile.capacity.neurons_per_core else None
-    plan = plan_w_prime(load, event_pj=price.value, memory=memory_prices(), cores=cores)
+    found = plan_w_prime(load, event_pj=price.value, memory=memory_prices(), cores=cores)
+    steps = () if cores is None else tuple(core_steps(load, cores=cores))
+    return Planned(len(layers), profile, price.value, held is None, found, steps)
+
+
+def text(planned: Planned) -> str:
+    """The plan for people."""
+    plan, load, profile = planned.plan, planned.plan.load, planned.profile
     lines = [
-        f"{len(layers)} mixers, N = {tokens} to N' = {kept}, C = {load.channels}, h = {load.heads}, T = {load.steps}, "
-        f"firing {load.rate:.1%}; {profile.title}, {price.value:g} pJ per event",
+        f"{planned.mixers} mixers, N = {load.tokens} to N' = {load.kept}, C = {load.channels}, h = {load.heads}, "
+        f"T = {load.steps}, firing {load.rate:.1%}; {profile.title}, {planned.price:g} pJ per event",
         f"kept tokens hold {load.held:.0%} of the spikes"
-        + (", as if they spiked like the others" if held is None else ""),
+        + (", as if they spiked like the others" if planned.assumed else ""),
         f"without pruning: {plan.full_events / 1e6:.3g} M events, {plan.full_uj:.3g} uJ",
         "",
         _line(("", "resident", "cores/block", "events", "uJ", "reload", "reload uJ", "control", "barriers")),
@@ -52,8 +94,8 @@ def text(records: Records, profile: Profile, ps: float | None, *, rate: float | 
     for pair in plan.break_even:
         when = "never" if pair.steps is None else "from the first step" if pair.steps[1] <= 1 else _from(pair.steps)
         lines.append(f"{pair.name} pays against {pair.against}: {when}")
-    if cores is not None:
-        steps = ", ".join(f"{s.cores} cores from ps = {s.pruned:.3f}" for s in core_steps(load, cores=cores)[:6])
+    if planned.steps:
+        steps = ", ".join(f"{s.cores} cores from ps = {s.pruned:.3f}" for s in planned.steps[:6])
         lines.append(f"cores per block: {steps}")
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from snntorch_smixer.cli.arguments import Commands, add_command
 COMMANDS = (save, push, convert, verify, cards)
 
 _EXAMPLES = """
-  smixer zoo save smixer-4-384 my-model           write a named model to a folder
+  smixer zoo save smixer-4-384 --out my-model     write a named model to a folder
   smixer zoo push my-model org/name               verify a folder and upload it
   smixer zoo convert checkpoint.safetensors --out my-model     a published checkpoint
   smixer zoo verify --all                         check every folder of the zoo

@@ -66,7 +66,7 @@ def test_the_network_is_left_alone(firing_net):
 
 def test_another_mixer_is_refused(firing_net):
     net = firing_net(mixer="ssa")
-    with pytest.raises(SettingError, match="got SpikingSelfAttention, expected SpikingTokenMixer, and LIF"):
+    with pytest.raises(SettingError, match="got SpikingSelfAttention, expected SMixer, and LIF"):
         naive_twin(net)
 
 

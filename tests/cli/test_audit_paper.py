@@ -1,16 +1,23 @@
 """``smixer cost audit-paper`` rebuilds the paper's figures from counts of our own nets."""
 
+import json
 import re
 
 import pytest
 
 from snntorch_smixer.cli import audit_paper
 from snntorch_smixer.cli.main import main
+from snntorch_smixer.cost.paper.report import audit_to_text
 
 
 @pytest.fixture(scope="module")
-def output() -> str:
-    return audit_paper.text()
+def audited() -> audit_paper.Audit:
+    return audit_paper.audit()
+
+
+@pytest.fixture(scope="module")
+def output(audited: audit_paper.Audit) -> str:
+    return audit_to_text(*audited)
 
 
 def test_the_command_prints_it(capsys, monkeypatch):
@@ -51,3 +58,12 @@ def test_counts_of_the_large_net_by_hand():
     assert macs.ffn == blocks * 2 * 4 * tokens * dim**2
     assert macs.analog == 9 * 3 * 96 * 224**2 + 16**2 * 3 * 96 * tokens + 768 * 1000
     assert macs.blocks == blocks
+
+
+def test_it_is_the_same_in_json(monkeypatch, capsys, audited: audit_paper.Audit):
+    monkeypatch.setattr(audit_paper, "audit", lambda: audited)
+    assert main(["cost", "audit-paper", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert set(found) == {"macs", "energy", "pruning", "flops"}
+    assert found["energy"]["rate_needed"] == pytest.approx(0.253, abs=5e-4)
+    assert audit_paper.text() == audit_to_text(*audited)

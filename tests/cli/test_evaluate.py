@@ -1,17 +1,19 @@
 """``smixer eval``: the accuracy that the library finds, on the data set of the card."""
 
 import dataclasses
+import importlib.util
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
-from snntorch_smixer import dstsp, from_pretrained
+from snntorch_smixer import create_model, dstsp, from_pretrained
 from snntorch_smixer.cli import evaluate as command
 from snntorch_smixer.cli.dataset import open_data
 from snntorch_smixer.cli.printing import shows_progress
-from snntorch_smixer.models.evaluate import evaluate
+from snntorch_smixer.models.evaluate import Accuracy, evaluate
 from snntorch_smixer.train.datasets import load_data
 from tests.cli.few_images import TEST, write_few_images
 
@@ -144,3 +146,48 @@ def test_data_that_do_not_fit(smixer, data: Path, tmp_path: Path):
     words = ("eval", tmp_path / "three", "--data", data, "--dataset", "fashion-mnist")
     assert "num_classes=10, SMixerNet was built with num_classes=3" in smixer(*words, code=2).err
     assert "--ps" not in smixer("eval", NAME, "--data", data, "--ps", 1.5, code=2).out
+
+
+def save(folder: Path, classes: tuple[str, ...]) -> Path:
+    """A net of Fashion-MNIST whose card names other classes."""
+    net = from_pretrained(NAME)
+    net.save_pretrained(folder, card=dataclasses.replace(net.card, classes=classes))
+    return folder
+
+
+def test_labels_are_found_by_name(smixer, data: Path, tmp_path: Path):
+    batches = [(x, 9 - labels) for x, labels in load_data("fashion-mnist", data).test_batches()]
+    turned = save(tmp_path / "turned", from_pretrained(NAME).card.classes[::-1])
+    shown = json.loads(smixer("eval", turned, "--data", data, "--json").out)
+    assert shown["correct"] == evaluate(from_pretrained(NAME), batches).correct
+
+
+def test_classes_of_another_name_are_refused(smixer, data: Path, tmp_path: Path):
+    names = ("Cat", *from_pretrained(NAME).card.classes[1:])
+    err = smixer("eval", save(tmp_path / "cat", names), "--data", data, code=2).err
+    assert "no single class called 'T-shirt/top', expected some of its 10 classes. The data lack 'Cat'." in err
+
+
+@pytest.mark.filterwarnings("always:eval")
+def test_a_card_without_class_names_is_said(smixer, data: Path, tmp_path: Path):
+    ran = smixer("eval", save(tmp_path / "none", ()), "--data", data)
+    assert "label k of the data is taken for its logit k" in ran.err
+    assert "top-1" in ran.out
+
+
+@pytest.mark.filterwarnings("always:eval")
+def test_some_of_the_classes_are_evaluated_and_said(smixer, data: Path, tmp_path: Path, monkeypatch):
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    image = pytest.importorskip("PIL.Image")
+    for split, name in product(("train", "val"), ("Bag", "Coat")):
+        (tmp_path / "data" / split / name).mkdir(parents=True)
+        image.new("RGB", (32, 32)).save(tmp_path / "data" / split / name / "0.png")
+    net = create_model(NAME, in_channels=3, img_size=(28, 28)).eval()
+    net.card = dataclasses.replace(net.card, dataset="image-folder", classes=from_pretrained(NAME).card.classes)
+    net.save_pretrained(tmp_path / "net", card=net.card)
+    seen = []
+    monkeypatch.setattr(command, "evaluate", lambda net, batches, **rest: seen.extend(batches) or Accuracy(1, 2, 2))
+    ran = smixer("eval", tmp_path / "net", "--data", tmp_path / "data", "--workers", 0)
+    assert "the data have 2 of the 10 classes of the model" in ran.err
+    assert torch.cat([labels for _, labels in seen]).tolist() == [8, 4]

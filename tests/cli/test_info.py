@@ -95,10 +95,10 @@ def test_the_installation(smixer):
 
 
 def test_a_missing_extra_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(info.EXTRA_MODULES, "nir", ("a_module_that_nobody_has",))
+    monkeypatch.setitem(info.EXTRA_MODULES, "train", ("a_module_that_nobody_has",))
     monkeypatch.setitem(info.EXTRA_MODULES, "viz", ("json",))
     extras = info.installation()["extras"]
-    assert extras["nir"] == 'no: pip install "snntorch-smixer[nir]"'
+    assert extras["train"] == 'no: pip install "snntorch-smixer[train]"'
     assert extras["viz"] == "yes"
 
 

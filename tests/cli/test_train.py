@@ -1,6 +1,9 @@
 """``smixer train``: a model folder that loads, describes itself and can be trained on."""
 
+import dataclasses
+import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,7 +52,9 @@ def test_it_makes_a_model_folder(smixer, data: Path, recipe: Path, tmp_path: Pat
     assert [json.loads(line)["epoch"] for line in (out / "log.jsonl").read_text().splitlines()] == [1]
     assert f"{NAME}: top-1 accuracy {found.top1:.2%} on fashion-mnist, all test images (32)\n" in ran.out
     assert f"{found.top1:.2%}" in (out / "README.md").read_text(encoding="utf-8")
-    assert ran.err == "", "a progress bar without a terminal"
+    assert ran.err == (f"training epoch 1 to 1: 64 inputs, 2 steps an epoch, on cpu; checkpoints in {out}\n"), (
+        "a progress bar without a terminal, or no word"
+    )
     assert "ok" in smixer("zoo", "verify", out).out
 
 
@@ -68,13 +73,15 @@ def test_its_own_recipe_and_an_architecture(smixer, data: Path, recipe: Path, tm
     keep = ("compile_net", "progress")
     monkeypatch.setattr(training, "fit", lambda net, recipe, **rest: seen.append((recipe, *(rest[k] for k in keep))))
     smixer("train", NAME, "--data", data, "--out", tmp_path / "a")
-    assert seen == [(Recipe.load(zoo_folder() / NAME / "recipe.toml"), False, False)]
+    assert seen == [(Recipe.load(zoo_folder() / NAME / "recipe.toml"), False, True)]
+    smixer("train", NAME, "--data", data, "--out", tmp_path / "quiet", "-q")
+    assert seen.pop() == (Recipe.load(zoo_folder() / NAME / "recipe.toml"), False, False)
     assert Card.load(tmp_path / "a").measured[0].command == f"smixer eval {NAME} --data DATA"
     monkeypatch.setattr(training, "create_model", _tiny)
     words = ("train", "smixer-4-384", "--data", data, "--out", tmp_path / "b", "--recipe", recipe, "--compile")
     assert "names no data set. Pass --dataset: fashion-mnist" in smixer(*words, code=2).err
     smixer(*words, "--dataset", "fashion-mnist")
-    assert seen[1] == (Recipe.load(recipe), True, False)
+    assert seen[1] == (Recipe.load(recipe), True, True)
     card = Card.load(tmp_path / "b")
     assert (card.name, card.dataset, card.classes[1]) == ("b", "fashion-mnist", "Trouser")
     assert card.dataset_text == DATASETS["fashion-mnist"].text
@@ -173,6 +180,77 @@ def test_a_model_is_not_overwritten(smixer, data: Path):
     err = smixer("train", NAME, "--data", data, "--out", empty, code=2).err
     assert f"train: {empty} holds a model and no run to continue. Pass another --out." in err
     assert (folder / "card.toml").read_bytes() == before
+
+
+def test_another_model_or_other_data_are_refused_and_nothing_is_changed(
+    smixer, data: Path, recipe: Path, tmp_path: Path
+):
+    out, other = tmp_path / "out", write_few_images(tmp_path / "other")
+    labels = other / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte.gz"
+    raw = bytearray(gzip.decompress(labels.read_bytes()))
+    raw[-1] = (raw[-1] + 1) % 10
+    labels.write_bytes(gzip.compress(bytes(raw)))
+    words = ("--out", out, "--recipe", recipe, "--epochs", 1, "-q")
+    smixer("train", NAME, "--data", data, *words)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    dense = NAME.removesuffix("-dstsp")
+    err = smixer("train", dense, "--data", data, *words, code=2).err
+    assert f"{out} holds a run with name={NAME!r}, got name={dense!r}." in err
+    assert "data.fingerprint=" in smixer("train", NAME, "--data", other, *words, code=2).err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_whose_run_is_gone_is_not_overwritten(smixer, data: Path, recipe: Path, tmp_path: Path):
+    words = ("train", NAME, "--data", data, "--out", tmp_path / "out", "--recipe", recipe, "--epochs", 1, "-q")
+    smixer(*words)
+    shutil.rmtree(tmp_path / "out" / "state")
+    assert "holds a model and no run to continue" in smixer(*words, code=2).err
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [(0, "stopped before the first epoch was kept. The same command starts again."),
+     (1, "keeps 1 epoch. The same command continues after them."),
+     (2, "keeps 2 epochs. The same command continues after them.")],
+)  # fmt: skip
+def test_ctrl_c_says_how_to_continue(smixer, data: Path, tmp_path: Path, monkeypatch, epochs: int, said: str):
+    out = tmp_path / "out"
+
+    def fit(net, recipe, **rest):
+        if epochs:
+            (out / "state").mkdir(parents=True)
+            (out / "state" / "log.jsonl").write_text("{}\n" * epochs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", fit)
+    assert said in smixer("train", NAME, "--data", data, "--out", out, code=130).err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(smixer, data: Path, recipe: Path, tmp_path: Path):
+    (tmp_path / "out").touch()
+    err = smixer("train", NAME, "--data", data, "--out", tmp_path / "out", "--recipe", recipe, code=2).err
+    assert err.startswith(f"smixer: fit: the run cannot be written to {tmp_path / 'out'}: File exists.")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_loss_that_is_not_finite_is_one_line_and_no_success(smixer, data: Path, tmp_path: Path):
+    path = tmp_path / "wild.toml"
+    path.write_text("epochs = 1\nbatch_size = 8\nlr = 1e30\nwarmup_epochs = 0\n", encoding="utf-8")
+    err = smixer("train", NAME, "--data", data, "--out", tmp_path / "out", "--recipe", path, "-q", code=2).err
+    assert "expected a finite number" in err or "expected finite weights" in err
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_the_card_names_the_classes_of_the_data(smixer, data: Path, recipe: Path, tmp_path: Path, monkeypatch):
+    def base(name: str):
+        net = from_pretrained(NAME)
+        net.card = dataclasses.replace(net.card, classes=tuple("abcdefghij"))
+        return net
+
+    monkeypatch.setattr(training, "fit", lambda *args, **rest: None)
+    monkeypatch.setattr(training, "create_model", base)
+    smixer("train", NAME, "--data", data, "--out", tmp_path / "out", "--recipe", recipe)
+    assert Card.load(tmp_path / "out").classes[1] == "Trouser"
 
 
 def _tiny(name: str):
