@@ -40,9 +40,9 @@ def load_nets() -> dict[str, SMixerNet]:
 
 
 def draw(net: SMixerNet, images: Tensor, labels: Tensor) -> Path:
-    """Picture of what the net dropped on the first image of each class."""
+    """Picture of what the net dropped on the first image of six classes."""
     card = model_card(NAME)
-    chosen = [int((labels == k).nonzero()[0]) for k in range(10)]
+    chosen = [int((labels == k).nonzero()[0]) for k in (0, 1, 2, 5, 7, 8)]
     x = normalise(images[chosen], card.mean, card.std)
     with torch.no_grad():
         guesses = net(x).argmax(1).tolist()
@@ -64,4 +64,4 @@ if __name__ == "__main__":
     print(f"Fashion-MNIST, {len(images):,} test images, float32, one CPU thread\n")
     print(table(compare(nets, normalise(images, card.mean, card.std), labels)))
     path = draw(nets["trained with DSTSP"], images, labels)
-    print(f"\n{path}: image, spikes per token, dropped tokens greyed out, kept step in red")
+    print(f"\n{path}: image, spikes per token, dropped tokens greyed out, kept step in orange")

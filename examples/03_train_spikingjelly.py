@@ -19,9 +19,8 @@ from spikingjelly.activation_based.model.spikformer import Spikformer
 from torch import Tensor, nn
 
 from snntorch_smixer import dstsp
-from snntorch_smixer.train.data import ImageData, fashion_mnist
-from snntorch_smixer.train.loop import fit
-from snntorch_smixer.train.recipe import Recipe
+from snntorch_smixer.train import ImageData, Recipe, fit
+from snntorch_smixer.train.data import fashion_mnist
 
 BASE = Recipe(
     epochs=4, lr=3e-3, min_lr=1e-5, weight_decay=0.02, label_smoothing=0.1, precision="bf16", warmup_epochs=1.0

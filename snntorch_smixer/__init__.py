@@ -14,6 +14,7 @@ from snntorch_smixer.layers.mlp import SpikingMLP as SpikingMLP
 from snntorch_smixer.layers.stem import SpikingPatchSplitting as SpikingPatchSplitting
 from snntorch_smixer.models.config import SMixerConfig as SMixerConfig
 from snntorch_smixer.models.smixer_net import SMixerNet as SMixerNet
+from snntorch_smixer.models.transform import create_transform as create_transform
 from snntorch_smixer.neurons import LIF as LIF
 from snntorch_smixer.neurons import Dspike as Dspike
 from snntorch_smixer.neurons import IntegerLIF as IntegerLIF
@@ -42,6 +43,7 @@ __all__ = [
     "SpikingTokenMixer",
     "cost",
     "create_model",
+    "create_transform",
     "dstsp",
     "from_pretrained",
     "is_model",
@@ -51,3 +53,8 @@ __all__ = [
     "reset",
     "set_memory",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

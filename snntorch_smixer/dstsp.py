@@ -47,3 +47,8 @@ __all__ = [
     "unwrap",
     "wrap",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -6,9 +6,21 @@ where it happened, what was got, what was wanted, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 
 class SMixerError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose.
+
+    Examples:
+        >>> from snntorch_smixer import SMixerError, create_model
+        >>> try:
+        ...     create_model("smixer-4-385")
+        ... except SMixerError as error:
+        ...     print(type(error).__name__)
+        CardError
+    """
 
 
 class LayoutError(SMixerError, ValueError):
@@ -41,10 +53,19 @@ class MissingExtra(SMixerError, ImportError):
 
 def check_choice(where: str, name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise `SettingError` unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:  # an array compares element by element
         raise SettingError(
             f"{where}: {name}={value!r} is unknown. Expected one of {', '.join(choices)}. Pass one of these."
         )
+
+
+def check_name(where: str, what: str, name: str, known: Sequence[str]) -> None:
+    """Raise `SettingError`, with a close match where there is one, unless ``name`` is one of ``known``."""
+    if name in known:
+        return
+    near = get_close_matches(str(name).lower(), known, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known {what}s: {', '.join(known)}."
+    raise SettingError(f"{where}: unknown {what} {name!r}. {hint}")
 
 
 def is_count(value: object, least: int = 1) -> bool:

@@ -14,9 +14,7 @@ from snntorch_smixer.errors import MissingExtra, check_choice
 
 EXTRAS = {
     "vision": "image data sets and transforms",
-    "detect": "object detection",
     "viz": "pictures and tables",
-    "nir": "export to the neuromorphic intermediate representation",
     "train": "training",
 }
 """What each optional extra of the distribution is for."""

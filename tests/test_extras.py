@@ -49,14 +49,14 @@ def test_need_names_the_module_that_is_missing_below(tmp_path, monkeypatch):
     (tmp_path / "half_installed.py").write_text("import no_such_module\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingExtra, match=r"no_such_module \(imported for half_installed\) is not installed"):
-        need("half_installed", extra="nir")
+        need("half_installed", extra="train")
 
 
 def test_need_lets_other_import_failures_through(tmp_path, monkeypatch):
     (tmp_path / "broken_inside.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError, match=r"^libGL"):
-        need("broken_inside", extra="detect")
+        need("broken_inside", extra="vision")
 
 
 def test_need_refuses_an_unknown_extra():

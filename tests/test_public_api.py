@@ -1,6 +1,8 @@
 """The names that users import: they exist, are described, and bring nothing heavy with them."""
 
+import doctest
 import inspect
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,13 @@ from types import ModuleType
 import pytest
 
 import snntorch_smixer
-from snntorch_smixer import cost, dstsp
+from snntorch_smixer import cost, dstsp, train
+from snntorch_smixer.models import network, transform
+from snntorch_smixer.zoo import hub
 
 ROOT = Path(__file__).parent.parent
-PUBLIC = [(module, name) for module in (snntorch_smixer, dstsp, cost) for name in module.__all__]
+FACES = (snntorch_smixer, dstsp, cost, train)
+PUBLIC = [(module, name) for module in FACES for name in module.__all__]
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module.__name__}.{name}" for module, name in PUBLIC])
@@ -33,12 +38,40 @@ def test_public_methods_are_described(module, name):
     assert [n for n, m in ours if not m.__doc__] == []
 
 
-@pytest.mark.parametrize("module", [snntorch_smixer, dstsp, cost], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", FACES, ids=lambda module: module.__name__)
 def test_the_list_is_complete_and_without_repetition(module):
     bound = {name for name in vars(module) if not name.startswith("_")}
     submodules = {name for name in bound if isinstance(getattr(module, name), ModuleType)}
     assert bound - (submodules - {"cost", "dstsp"}) == set(module.__all__)
     assert len(module.__all__) == len(set(module.__all__))
+
+
+@pytest.mark.parametrize("module", FACES, ids=lambda module: module.__name__)
+def test_dir_shows_the_list_and_no_module_that_is_private(module):
+    assert sorted(name for name in dir(module) if not name.startswith("_")) == sorted(module.__all__)
+    assert {"__name__", "__doc__", "__all__"} <= set(dir(module))
+
+
+@pytest.mark.parametrize("module", [network, transform, hub], ids=lambda module: module.__name__)
+def test_the_examples_in_the_docstrings_run(module):
+    done = doctest.testmod(module)
+    assert done.failed == 0
+    assert done.attempted
+
+
+def test_the_layer_prints_under_the_name_of_the_paper():
+    layer = snntorch_smixer.SMixer(8, num_tokens=4, heads=2)
+    assert repr(layer).startswith("SMixer(\n")
+    assert (type(layer).__name__, type(layer).__qualname__) == ("SMixer", "SMixer")
+
+
+def test_a_pickle_that_names_the_layer_as_before_loads():
+    layer = snntorch_smixer.SMixer(8, num_tokens=4)
+    before = pickle.dumps(layer, protocol=0).replace(b"mixer\nSMixer\n", b"mixer\nSpikingTokenMixer\n")
+    assert b"SpikingTokenMixer" in before
+    again = pickle.loads(before)
+    assert isinstance(again, snntorch_smixer.SMixer)
+    assert again.state_dict().keys() == layer.state_dict().keys()
 
 
 def test_the_star_brings_the_list():
@@ -66,17 +99,18 @@ def test_the_version_is_that_of_the_distribution():
 
 
 def test_importing_brings_no_optional_package_and_prints_nothing():
-    code = "import sys, snntorch_smixer, snntorch_smixer.dstsp; print(*sys.modules)"
+    code = "import sys, snntorch_smixer, snntorch_smixer.dstsp; print(*sys.modules); "
+    code += "from snntorch_smixer.train import fit, Recipe, load_data, ImageData; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    [line] = done.stdout.splitlines()
-    modules = set(line.split())
+    modules, with_train = (set(line.split()) for line in done.stdout.splitlines())
     assert {"snntorch_smixer.zoo.hub", "snntorch_smixer.patching.wrap", "torch", "snntorch"} <= modules
-    assert modules & {"torchvision", "matplotlib", "pandas", "ultralytics", "accelerate", "nir", "nirtorch"} == set()
-    assert modules & {"safetensors", "huggingface_hub"} == set()
+    optional = {"torchvision", "PIL", "matplotlib", "pandas", "ultralytics", "accelerate", "nir", "nirtorch"}
+    assert with_train & optional == set()
+    assert modules & {*optional - {"PIL"}, "safetensors", "huggingface_hub"} == set()
     assert not {name for name in modules if name.startswith(("snntorch_smixer.train", "snntorch_smixer.viz"))}
 
 

@@ -231,3 +231,25 @@ def test_dspike_gamma_error(gamma: float):
     assert str(caught.value) == (
         f"Dspike: gamma={gamma} must be positive. Pass the slope of the tanh, for example 2.5."
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", sorted(DERIVATIVES))
+def test_no_derivative_of_a_named_surrogate_is_nan_far_from_the_threshold(name: str, dtype: torch.dtype):
+    grad = picklable(getattr(surrogate, name)())
+    values = [-math.inf, -60000.0, -100.0, -5.0, 0.0, 5.0, 100.0, 60000.0, math.inf]
+    x = torch.tensor(values, dtype=dtype, requires_grad=True)
+    grad(x).sum().backward()
+    derivative = grad.derivative(x.detach())
+    assert not derivative.isnan().any()
+    torch.testing.assert_close(derivative, x.grad, rtol=0.01, atol=1e-6)
+
+
+def test_the_sigmoid_surrogate_is_the_formula_and_has_a_second_derivative():
+    grad = picklable(surrogate.sigmoid(slope=25))
+    x = torch.tensor([-5.0, -0.3, -0.01, 0.0, 0.2, 5.0], dtype=torch.float64, requires_grad=True)
+    s = torch.sigmoid(25 * x.detach())
+    (first,) = torch.autograd.grad(grad(x).sum(), x, create_graph=True)
+    torch.testing.assert_close(first.detach(), 25 * s * (1 - s), rtol=1e-9, atol=1e-9)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    torch.testing.assert_close(second, 625 * s * (1 - s) * (1 - 2 * s), rtol=1e-9, atol=1e-9)

@@ -1,4 +1,4 @@
-"""The SpikingJelly example prints the summary and the accuracies that the README shows."""
+"""The SpikingJelly example prints the summary and the accuracies that the page on wrapping shows."""
 
 import re
 import subprocess
@@ -45,8 +45,8 @@ def test_it_says_what_was_done(output: str):
     assert "blocks.1.attn: Q K^T V -> W_M, 4 heads, 49 x 49" in output
 
 
-def test_the_readme_shows_these_numbers(accuracies: dict[str, float]):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_shows_these_numbers(accuracies: dict[str, float]):
+    text = (ROOT / "docs" / "how-to" / "wrap-a-model.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\| ([^|]+?) \| (\d+\.\d)% \| \d+\.\d% \|$", text, re.MULTILINE))
     assert set(accuracies) <= set(shown)
     # Another machine rounds differently, and a spike more or less moves an image or two.
