@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from snntorch_smixer.errors import CardError
+from snntorch_smixer.kernels.token_mix import resize_matrix as resize_matrix
 from snntorch_smixer.models.network import Network
 
 MATRIX = "w_m.weight"
@@ -74,31 +74,6 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
         return weight.sum(1, keepdim=True)
     index = torch.arange(channels, device=weight.device) % had
     return weight[:, index] * (had / channels)
-
-
-def resize_matrix(matrix: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
-    """``W_M`` for another token grid: bicubic over the grid of the outputs and over that of the inputs.
-
-    Each row is a map over the input tokens and is resized as one, then scaled by N / N', because its sum runs over N'
-    tokens now; each column is a map over the output tokens and is resized as one. Antialiased where the grid shrinks.
-
-    Args:
-        matrix: ``(h, N, N)``, float.
-        before: (rows, columns) of its tokens.
-        after: wanted.
-
-    Returns:
-        ``(h, N', N')``.
-    """
-    heads, tokens = matrix.shape[:2]
-    wanted = after[0] * after[1]
-    rows = _bicubic(matrix.reshape(-1, 1, *before), after).reshape(heads, tokens, wanted) * (tokens / wanted)
-    columns = rows.transpose(1, 2).reshape(-1, 1, *before)
-    return _bicubic(columns, after).reshape(heads, wanted, wanted).transpose(1, 2).contiguous()
-
-
-def _bicubic(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size, mode="bicubic", align_corners=False, antialias=True)
 
 
 def _resized(name: str, given: Tensor, before: tuple[int, int] | None, after: tuple[int, int] | None) -> Tensor:
