@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -254,7 +254,7 @@ def look_ahead(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[[], Any]
     try:
         with restored(model) as before, random_state_kept(), torch.set_grad_enabled(graph and torch.is_grad_enabled()):
             before.set_aside()
-            for path in dstsp.loop.passed:
+            for path in loop_of(dstsp).passed:
                 _pass_over(model.get_submodule(path))
             forward()
     finally:
@@ -289,7 +289,7 @@ def _choose(dstsp: WrappedDSTSP, tokens: Tensor, steps: list[int] | None = None)
     place, sequence = dstsp.place_of_steps, dstsp.sequence
     spikes = _spikes(place, tokens)
     kept: Selection | None = None
-    sequence.size = (tokens.shape[0], tokens.shape[1], tokens.shape[2]) if dstsp.loop.own else None
+    sequence.size = (tokens.shape[0], tokens.shape[1], tokens.shape[2]) if loop_of(dstsp).own else None
     if steps is not None:
         tokens, spikes = tokens[steps], spikes[steps]
         rows = torch.tensor(steps, device=tokens.device).expand(tokens.shape[1], -1)
@@ -339,10 +339,15 @@ def _go_on(model: nn.Module, dstsp: WrappedDSTSP) -> None:
         )
 
 
+def loop_of(dstsp: WrappedDSTSP) -> Loop:
+    """How the model is called; `sequence_of` and `steps` see to it that there is one."""
+    return cast(Loop, dstsp.loop)
+
+
 def _membranes(model: nn.Module, dstsp: WrappedDSTSP) -> dict[str, Tensor]:
     """Membranes of the neurons in the patched blocks, by dotted name."""
     found = {}
-    for block in dstsp.loop.blocks:
+    for block in loop_of(dstsp).blocks:
         for path, module in model.get_submodule(block).named_modules():
             mem = getattr(module, "mem", None)
             mem = getattr(module, "v", None) if mem is None else mem
@@ -358,7 +363,8 @@ def _was_reset(model: nn.Module, dstsp: WrappedDSTSP) -> bool:
         SettingError: some were and others were not.
     """
     now, before = _membranes(model, dstsp), dstsp.sequence.membranes
-    fresh, held = [], []
+    fresh: list[str] = []
+    held: list[str] = []
     for path, ref in before.items():
         mem = now.get(path)
         untouched = mem is not None and mem is ref()

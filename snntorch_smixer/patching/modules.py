@@ -201,8 +201,8 @@ class WrappedDSTSP(DSTSP, KeepsLess, HoldsSequence):
     Attributes:
         sequence: what was chosen for the sequence that runs, in a model that takes one step at a time.
         place_of_steps: its hook in front of the first block.
-        looks_ahead: where such a model loops by itself, tokens are chosen by the spikes of all steps, for which its stem
-            runs twice. False: by those of the first step.
+        looks_ahead: where such a model loops by itself, its stem runs twice and tokens are chosen by the spikes of all
+            steps. False: by those of the first step.
     """
 
     plan: Plan

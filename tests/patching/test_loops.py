@@ -136,8 +136,8 @@ def test_t_in_a_callers_loop_is_never_accepted_in_silence() -> None:
     net = made(Step, ps=0.3, t=1)
     with pytest.raises(SettingError, match=r"dstsp\.steps"), torch.no_grad():
         net(frames()[0])
-    with pytest.raises(SettingError, match="outside 1..2"):
-        net.dstsp.t = 3
+    net.dstsp.t = 3
+    with pytest.raises(SettingError, match=r"outside 1\.\.2"):
         dstsp.steps(net, frames()[:2])
     with pytest.raises(SettingError, match="loops by itself"):
         dstsp.steps(made(OwnLoop, ps=0.3, t=1), frames())
