@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snntorch_smixer.kernels.bits import pack, unpack
 from snntorch_smixer.kernels.fire import once
 from snntorch_smixer.kernels.lif import integer_lif
+from snntorch_smixer.kernels.spikes import pack, unpack
 
 
 def integer_fire(x: Tensor, beta: float, levels: int) -> Tensor:
