@@ -18,6 +18,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from snntorch_smixer.errors import SettingError, check_choice
 
@@ -184,8 +185,6 @@ def _is_watched() -> bool:
     depth = torch._C._len_torch_dispatch_stack()
     if depth == 0:
         return False
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     modes = [torch._C._get_dispatch_stack_at(place) for place in range(depth)]
     return any(isinstance(mode, FakeTensorMode) or not mode.ignore_compile_internals() for mode in modes)
 
@@ -198,8 +197,7 @@ def _kind(arg: object) -> object:
 
 def _is_general(error: Exception) -> bool:
     """True unless the fault lies in tracing or lowering one function, or in the number of its variants."""
-    from torch._dynamo import exc  # loaded by now
-
+    exc = torch._dynamo.exc
     inner = getattr(error, "inner_exception", error)
     if type(inner).__name__ == "LoweringException" or isinstance(error, exc.FailOnRecompileLimitHit):
         return False

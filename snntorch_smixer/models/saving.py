@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from snntorch_smixer.cards.card import CARD, CONFIG, WEIGHTS, Card, FileRecord
@@ -305,8 +306,6 @@ def _state(net: Configured) -> dict[str, Tensor]:
 
 
 def _contents(blueprint: Blueprint, state: Mapping[str, Tensor]) -> dict[str, bytes]:
-    from safetensors.torch import save as to_bytes
-
     return {CONFIG: blueprint.to_json().encode(), WEIGHTS: to_bytes(dict(state))}
 
 
