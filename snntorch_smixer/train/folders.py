@@ -23,7 +23,7 @@ from snntorch_smixer.train.files import (
     in_order,
     shuffled,
 )
-from snntorch_smixer.train.pictures import read_picture
+from snntorch_smixer.pictures import read_picture
 from snntorch_smixer.train.recipe import Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from snntorch_smixer.errors import CardError
-from snntorch_smixer.train.pictures import read_picture
+from snntorch_smixer.pictures import read_picture
 
 image = pytest.importorskip("PIL.Image")
 GREY, HALF = np.full((4, 6), 128, np.uint8), np.full((4, 6), 128 * 257, np.uint16)
