@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from snntorch_smixer.detect.backbone import SpikingBackbone as SpikingBackbone
 from snntorch_smixer.detect.head import SpikingHead as SpikingHead
 from snntorch_smixer.detect.rows import SpikingPyramid as SpikingPyramid
 
 _OF_ULTRALYTICS = ("SpikeYOLO",)
 
-__all__ = ["SpikeYOLO", "SpikingHead", "SpikingPyramid"]
+__all__ = ["SpikeYOLO", "SpikingBackbone", "SpikingHead", "SpikingPyramid"]
 
 
 def __getattr__(name: str) -> Any:
