@@ -3,12 +3,23 @@
 from typing import Any
 
 from snntorch_smixer.detect.backbone import SpikingBackbone as SpikingBackbone
+from snntorch_smixer.detect.fcos import FCOSMaps as FCOSMaps
+from snntorch_smixer.detect.fcos import SpikingFCOSHead as SpikingFCOSHead
+from snntorch_smixer.detect.fcos import spiking_fcos as spiking_fcos
 from snntorch_smixer.detect.head import SpikingHead as SpikingHead
 from snntorch_smixer.detect.rows import SpikingPyramid as SpikingPyramid
 
 _OF_ULTRALYTICS = ("SpikeYOLO",)
 
-__all__ = ["SpikeYOLO", "SpikingBackbone", "SpikingHead", "SpikingPyramid"]
+__all__ = [
+    "FCOSMaps",
+    "SpikeYOLO",
+    "SpikingBackbone",
+    "SpikingFCOSHead",
+    "SpikingHead",
+    "SpikingPyramid",
+    "spiking_fcos",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,7 @@ from snntorch_smixer.layouts import Layout
 from snntorch_smixer.models.network import Network
 from snntorch_smixer.models.resizing import at_size
 from snntorch_smixer.models.sdt_v3 import SDTV3
+from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.modes import in_mode, random_state_kept
 from snntorch_smixer.neurons import IntegerLIF
 from snntorch_smixer.patching.hooks import Prune
@@ -127,7 +129,8 @@ class SpikingBackbone(nn.Module):
         if isinstance(self.net, SpikingPyramid):
             return self.net(x)
         net = self._at((x.shape[-2], x.shape[-1]))
-        if self.indices is None or isinstance(net, SDTV3) or isinstance(self.dstsp, WrappedDSTSP):
+        by_hooks = isinstance(net, SDTV3) or isinstance(self.dstsp, WrappedDSTSP)
+        if self.indices is None or (by_hooks and not isinstance(net, SMixerNet)):
             return hooked_maps(net, x, self.paths, self.layout)
         return cast(Network, net).forward_intermediates(x, indices=self.indices)[1]
 
@@ -196,7 +199,9 @@ def hooked_maps(net: nn.Module, x: Tensor, paths: Sequence[str], layout: Layout 
 
 def _layout_of(net: nn.Module) -> Layout | None:
     """Layout of the stream of a wrapped network, as its own hooks know it."""
-    hooks = (hook for m in net.modules() for kind in (m._forward_pre_hooks, m._forward_hooks) for hook in kind.values())
+    hooks: Iterator[Any] = (
+        hook for m in net.modules() for kind in (m._forward_pre_hooks, m._forward_hooks) for hook in kind.values()
+    )
     return next((hook.layout for hook in hooks if isinstance(hook, Prune)), None)
 
 
@@ -239,7 +244,6 @@ def _grid_of(path: str, tokens: int, x: Tensor) -> tuple[int, int]:
 
 def _places(net: nn.Module, at: Sequence[int | str] | None) -> tuple[list[int] | None, tuple[str, ...]]:
     """Numbers of blocks for `forward_intermediates`, None without, and the names of their modules for hooks."""
-    names = dict(net.named_modules())
     if isinstance(net, SpikingPyramid):
         if at is not None:
             raise SettingError("SpikingBackbone: a SpikingPyramid has its three maps. Leave at out.")
@@ -247,19 +251,18 @@ def _places(net: nn.Module, at: Sequence[int | str] | None) -> tuple[list[int] |
     ours = [f"{n}.{i}" for n in _BLOCKS if isinstance(net, Network) for i in range(len(getattr(net, n, ())))]
     if at is None and not ours:
         raise SettingError(
-            f"SpikingBackbone: {type(net).__name__} is no network of this package, so its maps have no names here. Pass "
-            'the modules that give them, at=("stage2", "stage3").'
+            f"SpikingBackbone: {type(net).__name__} is no network of this package, so its maps have no names here. "
+            'Pass the modules that give them, at=("stage2", "stage3").'
         )
     chosen = list(range(len(ours))) if at is None else list(at)
-    wrong = [
-        p for p in chosen if (p not in names if isinstance(p, str) else not ours or not -len(ours) <= p < len(ours))
-    ]
+    known = set(ours) if isinstance(net, SMixerNet) else {name for name, _ in net.named_modules() if name}
+    wrong = [p for p in chosen if (p not in known if isinstance(p, str) else p not in range(-len(ours), len(ours)))]
     if wrong or not chosen or len({isinstance(p, str) for p in chosen}) > 1:
-        known = f"0..{len(ours) - 1}" if ours else ", ".join(n for n, _ in net.named_children())
-        raise SettingError(f"SpikingBackbone: at={at!r} are no places in {type(net).__name__}. Pass some of {known}.")
-    if isinstance(chosen[0], str):
+        some = f"0..{len(ours) - 1}" if ours else ", ".join(n for n, _ in net.named_children())
+        raise SettingError(f"SpikingBackbone: at={at!r} are no places in {type(net).__name__}. Pass some of {some}.")
+    if isinstance(chosen[0], str) and not isinstance(net, SMixerNet):
         return None, tuple(cast(list[str], chosen))
-    numbers = [cast(int, p) % len(ours) for p in chosen]
+    numbers = [ours.index(p) if isinstance(p, str) else p % len(ours) for p in chosen]
     return numbers, tuple(ours[i] for i in numbers)
 
 
@@ -278,9 +281,7 @@ def _branch(inside: int, outside: int, factor: float, neuron: Callable[[], nn.Mo
         )
     if doublings < 0:
         widths = [inside, *(outside for _ in range(-round(doublings)))]
-        return nn.Sequential(
-            *(SpikingConv(a, b, 3, 2, neuron=neuron) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        )
+        return nn.Sequential(*(SpikingConv(a, b, 3, 2, neuron=neuron) for a, b in pairwise(widths)))
     layers: list[nn.Module] = [SpikingConv(inside, outside, neuron=neuron)]
     for _ in range(round(doublings)):
         layers += [Upsample(), SpikingConv(outside, outside, 3, neuron=neuron)]
