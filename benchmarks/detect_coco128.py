@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -20,18 +21,37 @@ from snntorch_smixer.detect.yolo import SpikeYOLO
 
 
 def data_file(folder: Path, out: Path, classes: list[int] | None) -> Path:
-    """data.yaml with an absolute path, which does not depend on the working directory."""
+    """data.yaml with an absolute path; with ``classes`` that of a copy with the boxes of these classes alone."""
     table = yaml.safe_load((folder / "data.yaml").read_text())
     out.mkdir(parents=True, exist_ok=True)
     path = out / "data.yaml"
-    path.write_text(yaml.safe_dump({**table, "path": str(folder.resolve())}))
+    root = folder.resolve()
+    if classes:
+        root = subset(root, out.resolve() / "subset", classes)
+        table["names"] = {new: table["names"][old] for new, old in enumerate(classes)}
+    path.write_text(yaml.safe_dump({**table, "path": str(root)}))
     return path
+
+
+def subset(folder: Path, out: Path, classes: list[int]) -> Path:
+    """The same pictures, copied, with the boxes of some classes, which are counted from 0."""
+    for file in sorted(folder.glob("labels/*/*.txt")):
+        new = out / file.relative_to(folder)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        rows = [line.split() for line in file.read_text().splitlines() if line]
+        kept = [" ".join([str(classes.index(int(c))), *box]) for c, *box in rows if int(c) in classes]
+        new.write_text("".join(f"{row}\n" for row in kept))
+    for file in folder.glob("images/*/*"):
+        new = out / file.relative_to(folder)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, new)  # ultralytics follows links and would find the labels beside the pictures
+    return out
 
 
 def measured(model: SpikeYOLO, data: Path, split: str, args: argparse.Namespace) -> dict[str, float]:
     result = model.val(
         data=str(data), split=split, imgsz=args.imgsz, batch=4, workers=0, plots=False, verbose=False,
-        device="cpu", project=str(args.out), name="val", exist_ok=True, classes=args.classes,
+        device="cpu", project=str(args.out), name="val", exist_ok=True,
     )  # fmt: skip
     return {"mAP50": round(float(result.box.map50), 4), "mAP50-95": round(float(result.box.map), 4)}
 
@@ -46,12 +66,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=90)
     parser.add_argument("--imgsz", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--classes", type=int, nargs="*")
-    parser.add_argument("--augment", action="store_true", help="flips, colours, scale and shift; default: none")
+    parser.add_argument("--classes", type=int, nargs="*", help="numbers of the classes to learn; default: all")
+    parser.add_argument("--augment", action="store_true", help="mosaics, flips, colours, scale, shift; default: none")
     args = parser.parse_args()
     data = data_file(args.data, args.out, args.classes)
     last = args.out / "train" / "weights" / "last.pt"
-    left = {} if args.augment else dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr"), 0.0)
+    left = (
+        {}
+        if args.augment
+        else dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "mosaic"), 0.0)
+    )
     if last.exists():
         model = SpikeYOLO(last)
         if torch.load(last, map_location="cpu", weights_only=False)["epoch"] >= 0:
@@ -60,8 +84,8 @@ def main() -> None:
         model = SpikeYOLO(args.model)
         model.train(
             ps=args.ps, t=args.t, data=str(data), epochs=args.epochs, imgsz=args.imgsz, batch=args.batch,
-            nbs=args.batch, optimizer="AdamW", lr0=0.002, lrf=0.02, cos_lr=True, warmup_epochs=1.0, mosaic=0.0,
-            erasing=0.0, seed=0, workers=0, device="cpu", val=False, plots=False, patience=0, classes=args.classes,
+            nbs=args.batch, optimizer="AdamW", lr0=0.002, lrf=0.02, cos_lr=True, warmup_epochs=1.0,
+            seed=0, workers=0, device="cpu", val=False, plots=False, patience=0,
             project=str(args.out.resolve()), name="train", exist_ok=True, **left,
         )  # fmt: skip
     model = SpikeYOLO(last)

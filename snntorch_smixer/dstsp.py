@@ -7,6 +7,7 @@ from snntorch_smixer.families import register as register
 from snntorch_smixer.patching.checkpoint import to_unwrapped as to_unwrapped
 from snntorch_smixer.patching.checkpoint import to_wrapped as to_wrapped
 from snntorch_smixer.patching.fit import fit as fit
+from snntorch_smixer.patching.loop import steps as steps
 from snntorch_smixer.patching.record import Plan as Plan
 from snntorch_smixer.patching.wrap import plan as plan
 from snntorch_smixer.patching.wrap import summary as summary
@@ -40,6 +41,7 @@ __all__ = [
     "plan",
     "register",
     "siv",
+    "steps",
     "summary",
     "to_unwrapped",
     "to_wrapped",

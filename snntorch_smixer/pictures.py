@@ -48,6 +48,11 @@ def read_picture(path: Path) -> Any:
         raise CardError(f"{path}: no readable picture ({error}). Get it again, or remove it.") from error
 
 
+def eight_bits(image: Any) -> Any:
+    """A PIL image that is open already, as `read_picture` gives it."""
+    return _rgb(Path("picture"), _upright(image), getattr(image, "format", None))
+
+
 def _upright(image: Any) -> Any:
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION))

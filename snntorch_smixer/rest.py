@@ -16,6 +16,7 @@ def reset(net: nn.Module) -> None:
     """Put every spiking neuron of ``net`` at rest, at any depth, and touch no other model.
 
     Works for every snnTorch neuron that has ``reset_mem``. Multi-step neurons keep no state, so nothing changes there.
+    A wrapped model that takes one step at a time starts a new sequence, and chooses its tokens anew.
 
     Examples:
         >>> import snntorch as snn, torch
@@ -26,8 +27,12 @@ def reset(net: nn.Module) -> None:
         >>> reset(net)  # a new sequence
     """
     for module in net.modules():
-        if isinstance(module, snn.SpikingNeuron) and hasattr(module, "reset_mem"):
+        if isinstance(module, (snn.SpikingNeuron, HoldsSequence)) and hasattr(module, "reset_mem"):
             module.reset_mem()
+
+
+class HoldsSequence:
+    """Base of what is no neuron and keeps something from step to step of a sequence."""
 
 
 RESETS = ("reset", "reset_mem", "n_reset", "reset_state", "reset_states", "reset_hidden")

@@ -28,8 +28,8 @@ def kernel_launches(
     from other operators; custom operators count like torch's own. Views, and what only allocates (``empty``), run no
     kernel and are left out; so are the optimizer and the loss. Some operators, such as the backward pass of BatchNorm,
     launch several kernels on a GPU: the number is that of the calls. Compiled code counts as what it is compiled to:
-    one for every call of a kernel that torch's compiler wrote, or of one of this package's Triton kernels, and one for
-    every operator that compiled code calls. The model's buffers, gradients and mode are restored.
+    one for every call of a kernel that torch's compiler wrote for the CPU, and one for every operator that it calls.
+    The model's buffers, gradients and mode are restored.
 
     Args:
         model: any module whose output is one tensor.
@@ -81,20 +81,16 @@ def _runs_a_kernel(func: torch._ops.OpOverload) -> bool:
 
 @contextmanager
 def _generated(calls: Counter[str]) -> Iterator[None]:
-    """Add the calls of kernels that no operator stands for: those of torch's compiler, and this package's in Triton.
+    """Add the calls of kernels that no operator stands for: those that torch's compiler wrote.
 
     The compiler's module for the CPU names each kernel ``cpp_...`` and calls it from Python as a built-in function,
     which nothing but Python's own profiler sees.
     """
-    triton_tools = sys.modules.get("snntorch_smixer.kernels.triton_tools")
-    launch = None if triton_tools is None else triton_tools.launch.__code__
 
     def see(frame: FrameType, event: str, called: Any) -> None:
         if event == "c_call" and called.__name__ == "kernel":
             names = [name for name, value in frame.f_globals.items() if value is called and name.startswith("cpp_")]
             calls.update(names[:1])
-        elif event == "call" and frame.f_code is launch:
-            calls[frame.f_locals["kernel"].__name__] += 1
 
     before = sys.getprofile()
     sys.setprofile(see)

@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from snntorch_smixer.kernels.triton_tools import watched
-
 Step = Callable[[], object]
 
 
@@ -79,10 +77,10 @@ def launch_calls(names: Iterable[str]) -> int:
 def moved_bytes(step: Step) -> int:
     """Bytes that the operators of a step read and write besides convolutions and matrix products.
 
-    Each tensor that goes into an operator or a Triton kernel, or comes out of it, counts once, by its own size. What
-    ``torch.compile`` made is not seen.
+    Each tensor that goes into an operator, or comes out of it, counts once, by its own size. What ``torch.compile``
+    made is not seen.
     """
-    with _Traffic() as traffic, watched(traffic.launched):
+    with _Traffic() as traffic:
         step()
     return traffic.nbytes
 
@@ -91,9 +89,6 @@ class _Traffic(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.nbytes = 0
-
-    def launched(self, _: str, nbytes: int) -> None:
-        self.nbytes += nbytes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

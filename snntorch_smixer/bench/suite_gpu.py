@@ -20,7 +20,6 @@ from snntorch_smixer.bench.suite_paper import PUBLISHED
 from snntorch_smixer.bench.variants import MIB, network, noise, variant
 from snntorch_smixer.errors import SettingError, check_choice
 from snntorch_smixer.kernels.compiled import use
-from snntorch_smixer.kernels.triton_tools import why_not
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
 
 BATCHES: Mapping[str, tuple[int, ...]] = {"smixer-4-384": (64, 512), "smixer-8-768": (128,)}
@@ -37,7 +36,7 @@ PAPER_MB: Mapping[tuple[Value, ...], float] = {
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 _PEER = "spikformer_cifar10"
-_R11 = {"net": "smixer-4-384", "pruning": "none", "dtype": "bf16", "variant": "fused", "tier": "triton"}
+_R11 = {"net": "smixer-4-384", "pruning": "none", "dtype": "bf16", "variant": "fused", "tier": "compile"}
 
 GOALS = (
     Goal("R11", "ratio", 1 / 4, _R11),
@@ -113,9 +112,8 @@ def measured(plan: Mapping[str, tuple[SMixerConfig, tuple[int, ...]]], meter: Me
         meter: of the device.
         how: see `gpu`.
     """
-    reason = why_not(meter.device)
     asked = [] if how.batch is None else [f"--batch {how.batch}"]
-    tiers = ["eager", *(["compile"] if how.compiled else []), *([] if reason else ["triton"])]
+    tiers = ["eager", "compile"] if how.compiled else ["eager"]
     rows: list[dict[str, Value]] = []
     for name, (config, batches) in plan.items():
         for batch in batches:
@@ -132,7 +130,6 @@ def measured(plan: Mapping[str, tuple[SMixerConfig, tuple[int, ...]]], meter: Me
             f"Forward and backward, {how.rounds} rounds, random weights. The peak is that of a step with AdamW.",
             "kernels: launched in one step. moved_mib: read and written per sample, besides convolutions and matrix "
             "products; not known of compiled code and of other packages' kernels.",
-            *([f"Nothing runs in the tier triton: {reason}."] if reason else []),
         ),
     )
 
@@ -214,7 +211,7 @@ class _Run:
         self.model.to(self.device)
         try:
             peak = self._peak(meter)
-            seen = self.case.key["tier"] in ("eager", "triton")
+            seen = self.case.key["tier"] == "eager"
             moved = moved_bytes(self) / MIB / self.case.samples if seen else None
             return {"peak_mib": peak / MIB, "kernels": meter.launches(self), "moved_mib": moved}
         except (RuntimeError, ImportError) as error:

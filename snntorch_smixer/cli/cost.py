@@ -10,8 +10,7 @@ from snntorch_smixer.cli.arguments import add_json, add_out, add_pruning
 from snntorch_smixer.cli.printing import to_json
 from snntorch_smixer.cli.subject import add_subject, check_pruning, load_batch, load_model, pruned
 from snntorch_smixer.cost import Assumptions, CostReport, compare, estimate, list_profiles, load_profile, measure
-from snntorch_smixer.cost.fits import fits
-from snntorch_smixer.cost.report import fit_to_text
+from snntorch_smixer.cost.fits import fit_to_text, fits
 from snntorch_smixer.cost.terms import BATCH_NORM, STATIC
 from snntorch_smixer.errors import SettingError
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from snntorch_smixer.cost.estimate import CostReport, Row
+from snntorch_smixer.cost.text import PJ_PER_MJ, aligned, mj, uj
 from snntorch_smixer.errors import SettingError
 
 CAUSES: Mapping[str, str] = {
@@ -51,9 +52,7 @@ class Comparison:
         return sum(self.saving_pj.values()) / 10**9
 
     def __str__(self) -> str:
-        from snntorch_smixer.cost.report import comparison_to_text
-
-        return comparison_to_text(self)
+        return _to_text(self)
 
 
 def compare(before: CostReport, after: CostReport) -> Comparison:
@@ -132,3 +131,22 @@ def _split(a: Row, b: Row, sizes: float) -> dict[str, float]:
     mean = a.total_pj if math.isclose(energies, 1.0) else difference / math.log(energies)
     factors = {"steps": steps, "tokens": sizes / steps, "firing": energies / sizes}
     return {cause: mean * math.log(factor) for cause, factor in factors.items() if not math.isclose(factor, 1.0)}
+
+
+def _to_text(comparison: Comparison) -> str:
+    """Both totals, the saving by cause, and the layers that changed most."""
+    a, b = comparison.before, comparison.after
+    share = f" ({comparison.saving_mj / a.energy_mj:.1%})" if a.energy_mj else ""
+    lines = [
+        f"{a.records.model} to {b.records.model} on {a.profile.title}: {mj(a.energy_mj)} to {mj(b.energy_mj)} per "
+        f"sample, saving {mj(comparison.saving_mj)}{share}"
+    ]
+    whole, least = sum(comparison.saving_pj.values()), 1e-9 * a.energy_mj * PJ_PER_MJ
+    for cause, pj in comparison.saving_pj.items():
+        part = f"{pj / whole:.1%}" if abs(whole) > least else ""
+        lines.append(f"  {cause:<13}{mj(pj / PJ_PER_MJ):>12}  {part:>7}  {CAUSES[cause]}")
+    most = sorted(comparison.layers, key=lambda layer: -abs(layer[1] - layer[2]))[:10]
+    cells = [["layer", "before, uJ", "after, uJ"], *([n, uj(x) or "0", uj(y) or "0"] for n, x, y in most)]
+    cells.append(["total", uj(a.energy_mj * PJ_PER_MJ), uj(b.energy_mj * PJ_PER_MJ)])
+    missing = sorted({entry.term for report in (a, b) for entry in report.unpriced})
+    return "\n".join([*lines, *([f"without {', '.join(missing)}"] if missing else []), "", *aligned(cells, 1)])

@@ -9,6 +9,7 @@ from snntorch_smixer.cost.chip import Capacity, Profile
 from snntorch_smixer.cost.cores import LayerFit as LayerFit
 from snntorch_smixer.cost.cores import match_cores, tile_cores
 from snntorch_smixer.cost.records import Geometry, Records
+from snntorch_smixer.cost.text import aligned
 from snntorch_smixer.errors import ProfileError
 
 
@@ -257,3 +258,28 @@ def _products(records: Records | Mapping[str, Geometry], profile: Profile) -> li
     names = [entry.layer for entry in records.layers if entry.op == "act_act" or entry["act_act"]]
     problem = "activation x activation: the chip cannot multiply two activations"
     return [LayerFit(name, None, None, problem=problem) for name in dict.fromkeys(names)]
+
+
+def fit_to_text(fit: Fit) -> str:
+    """Cores and chips, what binds in each layer, and what does not fit."""
+    fitting = f"{fit.cores} cores" + _and_chips(fit.chips)
+    bad = len(fit.problems)
+    lines = [
+        f"{fit.profile}: DOES NOT FIT, {bad} layer{'s' if bad > 1 else ''}" if bad else f"{fit.profile}: {fitting}"
+    ]
+    lines += [f"NOT CHECKED, though in the profile: {', '.join(fit.skipped)}"] if fit.skipped else []
+    bound = f"{fit.least_cores} cores" + _and_chips(fit.least_chips)
+    lines.append(f"{fit.neurons} neurons" + (f"; by neurons alone {bound}" if fit.least_cores else ""))
+    lines += [f"not checked, for want of a figure: {', '.join(fit.unchecked)}"] if fit.unchecked else []
+    cells = [["layer", "limit", "blocks/core", "neurons/block", "cores"]]
+    for layer in fit.layers:
+        sizes = ["", "", "-"] if layer.problem else [str(layer.blocks_per_core), str(layer.outputs_per_core), ""]
+        sizes[2] = "-" if layer.cores is None else str(layer.cores)
+        cells.append([layer.layer, layer.problem or layer.limit, *sizes])
+    return "\n".join(
+        [*lines, "", *aligned([*cells, ["total", "", "", "", "-" if fit.problems else str(fit.cores)]], 2)]
+    )
+
+
+def _and_chips(count: int | None) -> str:
+    return "" if not count else f", {count} chip{'s' if count > 1 else ''}"

@@ -1,107 +1,227 @@
-"""Cost reports as text, JSON, CSV and markdown."""
+"""What an estimate found, per layer and in all, and how it is shown: text, JSON, CSV and markdown."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import asdict
-from statistics import fmean
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
-from snntorch_smixer.cost.compare import CAUSES, Comparison
-from snntorch_smixer.cost.estimate import CostReport, Row, interval
-from snntorch_smixer.cost.fits import Fit
-from snntorch_smixer.cost.records import COUNTS
+from snntorch_smixer.cost.profile import Profile
+from snntorch_smixer.cost.records import COUNTS, Record, Records
+from snntorch_smixer.cost.terms import Assumptions
+from snntorch_smixer.cost.text import PJ_PER_MJ, mj, narrow, si, uj
 
-_PJ_PER_MJ = 10**9
 _STEPS_SHOWN = 16
-_WIDTH = 110
-_LEAST_NAME = 16
 _CLASSES_SHOWN = 10
 _COLUMNS = (
     *("layer", "op", "input", "rate", "dense", "spike events", "MAC", "act x act", "updates", "other", "packets"),
     *("params", "bytes", "uJ", ""),
 )
-_SHORT = {"spike events": "events", "act x act": "a x a", "elementwise": "elem."}
-_SI = re.compile(r"(\d) ([kMGT])$")
-_LEFT_OUT = ("dense", "packets")
-"""Columns that a terminal has no room for; markdown and CSV have them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a report.
+
+    Attributes:
+        record: what it did.
+        energy_pj: by the names of `TERMS`, per sample; only what has a price.
+    """
+
+    record: Record
+    energy_pj: Mapping[str, float]
+
+    @property
+    def total_pj(self) -> float:
+        """Priced energy of the layer per sample."""
+        return sum(self.energy_pj.values())
+
+
+@dataclass(frozen=True)
+class Unpriced:
+    """Work that happened and that the profile has no price for.
+
+    Attributes:
+        term: of `TERMS`, "packets" where hops are unknown, "static power" or "clock power".
+        price: key of the price that is missing.
+        amount: how much of it there is, per sample.
+        reason: why there is no price.
+    """
+
+    term: str
+    price: str
+    amount: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """What a run costs on a chip, per sample. ``print`` shows a table.
+
+    Attributes:
+        records: what ran, linear layers in a row folded where `Assumptions.fold` says so.
+        profile: the chip.
+        assume: what was assumed.
+        rows: layers in the order of the run.
+        terms_pj: energy by term.
+        static_power_pj: switched-on chips for the time of one inference; 0 where it is unpriced.
+        low_pj: the total at the lower ends of the bands of the prices.
+        high_pj: at their upper ends.
+        unpriced: what the total is without.
+        included: terms that cost nothing extra on this chip, with the reason.
+        static_saving_pj: difference between computing a static image at every time step and once.
+        folded: linear layers that `records` holds as one, by the name of that one.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> report = cost.estimate(net, x, chip="horowitz45-fp32")
+        >>> "weight reads" in {entry.term for entry in report.unpriced}  # no price on this chip
+        True
+    """
+
+    records: Records
+    profile: Profile
+    assume: Assumptions
+    rows: tuple[Row, ...]
+    terms_pj: Mapping[str, float]
+    static_power_pj: float
+    low_pj: float
+    high_pj: float
+    unpriced: tuple[Unpriced, ...]
+    included: Mapping[str, str]
+    static_saving_pj: float
+    folded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def energy_mj(self) -> float:
+        """Priced energy per sample in mJ; read `unpriced` with it."""
+        return (sum(self.terms_pj.values()) + self.static_power_pj) / PJ_PER_MJ
+
+    @property
+    def by_step_mj(self) -> tuple[float, ...] | None:
+        """Energy of linear maps and products of activations by time step, in mJ per sample.
+
+        None where a layer does not tell which axis is time.
+        """
+        return self._split(by_sample=False)
+
+    @property
+    def by_sample_mj(self) -> tuple[float, ...] | None:
+        """The same by sample, in mJ."""
+        return self._split(by_sample=True)
+
+    @property
+    def sample_mj(self) -> tuple[float, ...] | None:
+        """The whole energy of every sample, in mJ; their mean is `energy_mj`.
+
+        Linear maps and products are shared out by their events, spikes and hops by the spikes, all else evenly. None
+        where a layer does not tell which axis is samples.
+        """
+        n = self.records.samples
+        total = [self.static_power_pj] * n
+        for row in self.rows:
+            by_events = _by_events(row)
+            even = row.total_pj - by_events
+            counts = [1] * n
+            if by_events:
+                if row.record.events is None or len(row.record.events[0]) != n:
+                    return None
+                counts = [sum(steps) for steps in zip(*row.record.events, strict=True)]
+            share = by_events * n / sum(counts) if any(counts) else 0.0
+            even += 0.0 if any(counts) else by_events
+            total = [pj + even + count * share for pj, count in zip(total, counts, strict=True)]
+        return tuple(pj / PJ_PER_MJ for pj in total)
+
+    @property
+    def interval_mj(self) -> tuple[float, float] | None:
+        """95 % confidence interval of the mean energy per sample, in mJ; None for fewer than two samples."""
+        return interval(self.sample_mj)
+
+    @property
+    def by_class_mj(self) -> Mapping[int, tuple[float, ...]] | None:
+        """Energies of the samples of each class, in mJ; None where the records hold no classes."""
+        energies, classes = self.sample_mj, self.records.classes
+        if energies is None or classes is None:
+            return None
+        return {
+            label: tuple(mj for mj, of in zip(energies, classes, strict=True) if of == label)
+            for label in sorted(set(classes))
+        }
+
+    def _split(self, *, by_sample: bool) -> tuple[float, ...] | None:
+        out = [0.0] * (self.records.samples if by_sample else self.records.steps)
+        for row in self.rows:
+            if row.record.geometry is None and row.record.op != "act_act":
+                continue
+            if row.record.events is None:
+                return None
+            sums = [sum(line) for line in (zip(*row.record.events, strict=True) if by_sample else row.record.events)]
+            sums = sums if any(sums) else [1] * len(sums)  # silent, but its inputs were read
+            weight = row.total_pj * (self.records.samples if by_sample else 1) / max(sum(sums), 1) / PJ_PER_MJ
+            out += [0.0] * (len(sums) - len(out))
+            out = [mj + count * weight for mj, count in zip(out, sums + [0] * (len(out) - len(sums)), strict=True)]
+        return tuple(out)
+
+    def to_text(self, *, merged: bool = True) -> str:
+        """What `print` shows: with ``merged`` a layer and the neurons that it drives are one row."""
+        return to_text(self, merged=merged)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Everything as JSON; also written to ``path`` if given."""
+        return _written(to_json(self), path)
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """One line per layer and operation as CSV, all per sample; also written to ``path`` if given."""
+        return _written(to_csv(self), path)
+
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """The table of `print` as markdown; also written to ``path`` if given."""
+        return _written(to_markdown(self), path)
+
+    def __str__(self) -> str:
+        return to_text(self)
+
+
+_EVENT_TERMS = frozenset({"spikes sent", "hops"})
+
+
+def _by_events(row: Row) -> float:
+    """The part of a layer's energy that its events cause: all of a linear map or product, spikes and hops of others."""
+    if row.record.geometry is not None or row.record.op == "act_act":
+        return row.total_pj
+    return sum(pj for term, pj in row.energy_pj.items() if term in _EVENT_TERMS)
+
+
+def interval(values: Sequence[float] | None) -> tuple[float, float] | None:
+    """95 % confidence interval of a mean, by Student's t; None for fewer than two values."""
+    if values is None or len(values) < 2:
+        return None
+    half = _student(len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return fmean(values) - half, fmean(values) + half
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % point of Student's t: a table up to 4 degrees of freedom, then the expansion of Cornish and Fisher."""
+    exact = (12.7062, 4.3027, 3.1824, 2.7764)
+    if freedom <= len(exact):
+        return exact[freedom - 1]
+    z = 1.959964
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def to_text(report: CostReport, *, merged: bool = True) -> str:
     """Summary and table for the terminal; the table is at most 110 columns wide."""
-    table = _narrow(_cells(report, merged=merged))
+    table = narrow(_cells(report, merged=merged))
     return "\n".join([*_summary(report), "", *table, *_footnotes(report, merged=merged)])
-
-
-def _narrow(cells: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table without columns that are empty or have no room, and with long names cut in the middle."""
-    head, *body = cells
-    shown = [
-        i
-        for i, name in enumerate(head)
-        if name not in _LEFT_OUT and (not name or any(line[i].strip("0") for line in body))
-    ]
-    texts = [[_SHORT.get(line[i], line[i]) for i in shown] for line in cells]
-    table = [[line[0], *(_SI.sub(r"\1\2", cell) for cell in line[1:])] for line in texts]
-    others = sum(max(len(line[i]) for line in table) for i in range(1, len(shown)))
-    columns = len(shown) - 1
-    gap = 2 if _WIDTH - others - 2 * columns >= _LEAST_NAME else 1
-    room = max(_LEAST_NAME, _WIDTH - others - gap * columns)
-    return _aligned([[_cut(line[0], room), *line[1:]] for line in table], gap=gap)
-
-
-def _cut(name: str, room: int) -> str:
-    """A name of at most so many characters, its middle left out."""
-    front = (room - 2) // 2
-    return name if len(name) <= room else f"{name[:front]}..{name[len(name) - (room - 2 - front) :]}"
-
-
-def comparison_to_text(comparison: Comparison) -> str:
-    """Both totals, the saving by cause, and the layers that changed most."""
-    a, b = comparison.before, comparison.after
-    share = f" ({comparison.saving_mj / a.energy_mj:.1%})" if a.energy_mj else ""
-    lines = [
-        f"{a.records.model} to {b.records.model} on {a.profile.title}: {_mj(a.energy_mj)} to {_mj(b.energy_mj)} per "
-        f"sample, saving {_mj(comparison.saving_mj)}{share}"
-    ]
-    whole, least = sum(comparison.saving_pj.values()), 1e-9 * a.energy_mj * _PJ_PER_MJ
-    for cause, pj in comparison.saving_pj.items():
-        part = f"{pj / whole:.1%}" if abs(whole) > least else ""
-        lines.append(f"  {cause:<13}{_mj(pj / _PJ_PER_MJ):>12}  {part:>7}  {CAUSES[cause]}")
-    most = sorted(comparison.layers, key=lambda layer: -abs(layer[1] - layer[2]))[:10]
-    cells = [["layer", "before, uJ", "after, uJ"], *([n, _uj(x) or "0", _uj(y) or "0"] for n, x, y in most)]
-    cells.append(["total", _uj(a.energy_mj * _PJ_PER_MJ), _uj(b.energy_mj * _PJ_PER_MJ)])
-    missing = sorted({entry.term for report in (a, b) for entry in report.unpriced})
-    return "\n".join([*lines, *([f"without {', '.join(missing)}"] if missing else []), "", *_aligned(cells, 1)])
-
-
-def fit_to_text(fit: Fit) -> str:
-    """Cores and chips, what binds in each layer, and what does not fit."""
-    fitting = f"{fit.cores} cores" + _chips(fit.chips)
-    bad = len(fit.problems)
-    lines = [
-        f"{fit.profile}: DOES NOT FIT, {bad} layer{'s' if bad > 1 else ''}" if bad else f"{fit.profile}: {fitting}"
-    ]
-    lines += [f"NOT CHECKED, though in the profile: {', '.join(fit.skipped)}"] if fit.skipped else []
-    bound = f"{fit.least_cores} cores" + _chips(fit.least_chips)
-    lines.append(f"{fit.neurons} neurons" + (f"; by neurons alone {bound}" if fit.least_cores else ""))
-    lines += [f"not checked, for want of a figure: {', '.join(fit.unchecked)}"] if fit.unchecked else []
-    cells = [["layer", "limit", "blocks/core", "neurons/block", "cores"]]
-    for layer in fit.layers:
-        sizes = ["", "", "-"] if layer.problem else [str(layer.blocks_per_core), str(layer.outputs_per_core), ""]
-        sizes[2] = "-" if layer.cores is None else str(layer.cores)
-        cells.append([layer.layer, layer.problem or layer.limit, *sizes])
-    return "\n".join(
-        [*lines, "", *_aligned([*cells, ["total", "", "", "", "-" if fit.problems else str(fit.cores)]], 2)]
-    )
-
-
-def _chips(count: int | None) -> str:
-    return "" if not count else f", {count} chip{'s' if count > 1 else ''}"
 
 
 def to_markdown(report: CostReport) -> str:
@@ -159,7 +279,7 @@ def to_json(report: CostReport) -> str:
         "chip": {"name": p.name, "title": p.title, "node": p.node, "voltage_v": p.voltage_v, "rule": p.rule},
         "assumptions": asdict(report.assume),
         "energy_mj": report.energy_mj,
-        "band_mj": [report.low_pj / _PJ_PER_MJ, report.high_pj / _PJ_PER_MJ],
+        "band_mj": [report.low_pj / PJ_PER_MJ, report.high_pj / PJ_PER_MJ],
         "terms_pj": dict(report.terms_pj),
         "static_power_pj": report.static_power_pj,
         "static_image_saving_pj": report.static_saving_pj,
@@ -188,32 +308,32 @@ def _layer(row: Row) -> dict[str, Any]:
 
 def _summary(report: CostReport) -> list[str]:
     r, p = report.records, report.profile
-    low, high = report.low_pj / _PJ_PER_MJ, report.high_pj / _PJ_PER_MJ
-    band = f" (band {_mj(low)} to {_mj(high)})" if high > low else ""
+    low, high = report.low_pj / PJ_PER_MJ, report.high_pj / PJ_PER_MJ
+    band = f" (band {mj(low)} to {mj(high)})" if high > low else ""
     lines = [
-        f"{r.model} on {p.title} ({p.node}): {_mj(report.energy_mj)} per sample{band}",
+        f"{r.model} on {p.title} ({p.node}): {mj(report.energy_mj)} per sample{band}",
         f"{r.samples} samples, {r.steps} time steps; coverage {r.coverage:.1%} of {r.calls} operations",
     ]
     total = sum(report.terms_pj.values()) + report.static_power_pj
     parts = sorted(report.terms_pj.items(), key=lambda item: -item[1])
     parts += [("static power", report.static_power_pj)] if report.static_power_pj else []
     if total:
-        lines.append("of it " + ", ".join(f"{name} {_mj(pj / _PJ_PER_MJ)} ({pj / total:.1%})" for name, pj in parts))
+        lines.append("of it " + ", ".join(f"{name} {mj(pj / PJ_PER_MJ)} ({pj / total:.1%})" for name, pj in parts))
     if report.unpriced:
         lines.append("without " + ", ".join(_missing(report)))
     steps = report.by_step_mj
     if steps is not None and len(steps) > 1:
-        shown = ", ".join(map(_mj, steps[:_STEPS_SHOWN])) + (" ..." if len(steps) > _STEPS_SHOWN else "")
+        shown = ", ".join(map(mj, steps[:_STEPS_SHOWN])) + (" ..." if len(steps) > _STEPS_SHOWN else "")
         lines.append(f"linear maps and products by time step: {shown}")
     if report.static_saving_pj:
-        saving = report.static_saving_pj / _PJ_PER_MJ
+        saving = report.static_saving_pj / PJ_PER_MJ
         lines.append(
-            f"the image's own layers: computing them once instead of {r.steps} times is {_mj(saving)}; "
+            f"the image's own layers: computing them once instead of {r.steps} times is {mj(saving)}; "
             f"counted here: {report.assume.static_input.replace('_', ' ')}"
         )
     spread = report.interval_mj
     if spread is not None and _varies(report):
-        lines.append(f"95 % interval of the mean over {r.samples} samples: {_mj(spread[0])} to {_mj(spread[1])}")
+        lines.append(f"95 % interval of the mean over {r.samples} samples: {mj(spread[0])} to {mj(spread[1])}")
     lines += _by_class(report)
     return lines
 
@@ -231,8 +351,8 @@ def _by_class(report: CostReport) -> list[str]:
     lines = []
     for label in shown[:_CLASSES_SHOWN]:
         ends = interval(groups[label])
-        between = "" if ends is None else f", {_mj(ends[0])} to {_mj(ends[1])}"
-        lines.append(f"class {label}: {_mj(fmean(groups[label]))} per sample ({len(groups[label])} samples{between})")
+        between = "" if ends is None else f", {mj(ends[0])} to {mj(ends[1])}"
+        lines.append(f"class {label}: {mj(fmean(groups[label]))} per sample ({len(groups[label])} samples{between})")
     return [*lines, *([f"and {len(shown) - _CLASSES_SHOWN} classes more"] if len(shown) > _CLASSES_SHOWN else [])]
 
 
@@ -241,7 +361,7 @@ def _missing(report: CostReport) -> list[str]:
     shown = []
     for entry in report.unpriced:
         unit = units.get(entry.price)
-        amount = _si(entry.amount) if unit is None else f"{entry.amount:g} {unit}" if entry.amount else "unknown"
+        amount = si(entry.amount) if unit is None else f"{entry.amount:g} {unit}" if entry.amount else "unknown"
         shown.append(f"{entry.term} ({amount})")
     return shown
 
@@ -257,7 +377,7 @@ def _footnotes(report: CostReport, *, merged: bool) -> list[str]:
     lines += [f"without {entry.term}: {entry.reason} ({entry.price})" for entry in report.unpriced]
     lines += [f"no extra cost for {name}: {reason}" for name, reason in report.included.items()]
     lines += [
-        f"NOT COUNTED: {entry.op} in {entry.layer or 'the model'}, {entry.calls} calls, {_si(entry.elements)} numbers"
+        f"NOT COUNTED: {entry.op} in {entry.layer or 'the model'}, {entry.calls} calls, {si(entry.elements)} numbers"
         for entry in report.records.uncounted
     ]
     used = [figure for key, figure in report.profile.prices.items() if figure.value is not None]
@@ -296,15 +416,15 @@ def _cells(report: CostReport, *, merged: bool) -> list[list[str]]:
     groups = _merged(report)
     for row, neurons in groups if merged else [(row, []) for group in groups for row in (group[0], *group[1])]:
         r, every = row.record, (row, *neurons)
-        counts = [_si(value / samples) if (value := sum(map(get, every))) else "" for get in per_sample]
-        counts += [_si(value) if (value := sum(map(get, every))) else "" for get in sizes]
+        counts = [si(value / samples) if (value := sum(map(get, every))) else "" for get in per_sample]
+        counts += [si(value) if (value := sum(map(get, every))) else "" for get in sizes]
         energy = sum(entry.total_pj for entry in every)
         share = f"{energy / total:.1%}" if total and energy else ""
         op = f"{r.op}+n" if neurons else r.op
-        lines.append([r.layer or "(model)", op, r.operand, _rate(row), *counts, _uj(energy), share])
-    sums = [_si(sum(map(get, report.rows)) / samples) for get in per_sample]
-    sums += [_si(sum(map(get, report.rows))) for get in sizes]
-    lines.append(["total", "", "", "", *sums, _uj(total), "100%" if total else ""])
+        lines.append([r.layer or "(model)", op, r.operand, _rate(row), *counts, uj(energy), share])
+    sums = [si(sum(map(get, report.rows)) / samples) for get in per_sample]
+    sums += [si(sum(map(get, report.rows))) for get in sizes]
+    lines.append(["total", "", "", "", *sums, uj(total), "100%" if total else ""])
     return lines
 
 
@@ -315,29 +435,7 @@ def _rate(row: Row) -> str:
     return f"{of / among:.1%}" if among else ""
 
 
-def _aligned(cells: Sequence[Sequence[str]], left: int = 3, *, gap: int = 2) -> list[str]:
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    texts = [
-        [f"{c:{'<' if i < left else '>'}{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-        for line in cells
-    ]
-    lines = [(" " * gap).join(text).rstrip() for text in texts]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:-1], "-" * max(map(len, lines)), lines[-1]]
-
-
-def _si(value: float) -> str:
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"
-
-
-def _mj(mj: float) -> str:
-    for size, unit in ((1.0, "mJ"), (1e-3, "uJ"), (1e-6, "nJ")):
-        if abs(mj) >= size:
-            return f"{mj / size:.4g} {unit}"
-    return f"{mj / 1e-9:.4g} pJ" if mj else "0 mJ"
-
-
-def _uj(pj: float) -> str:
-    return f"{pj / 1e6:.4g}" if pj else ""
+def _written(text: str, path: str | Path | None) -> str:
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text

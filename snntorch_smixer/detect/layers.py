@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,29 @@ class GridDSTSP(DSTSP):
     """DSTSP for a detector: steps are dropped, tokens only chosen, because every map keeps its grid."""
 
     keeps_grid = True
+
+
+class BlockPruning(nn.Module):
+    """The pruning of a detector, as one of its blocks sees it.
+
+    Args:
+        dstsp: shared by all blocks.
+        index: number of the block, for rates per block.
+    """
+
+    def __init__(self, dstsp: DSTSP, index: int = 0) -> None:
+        super().__init__()
+        self.dstsp, self.index = dstsp, index
+
+    @property
+    def active(self) -> bool:
+        """True where it may drop something in this mode, training or evaluation."""
+        return self.dstsp.is_active()
+
+    def forward(self, spikes: Tensor) -> Selection | None:
+        """What is kept of tokens, by their spikes ``(T, B, N, C)``; None where all are."""
+        _, kept = self.dstsp(spikes, spikes, None, self.index)
+        return kept if kept is not None and kept.drops_tokens else None
 
 
 class SpikingConv(Unit):
@@ -136,8 +160,7 @@ class SpikingConvBlock(nn.Module):
         dim: C.
         kernel: of the depthwise convolution, odd.
         full: 3 x 3 convolutions in the MLP, for early stages; else 1 x 1.
-        dstsp: of the detector; None in front of the place where steps are dropped.
-        index: number of the block, for rates per block.
+        pruning: of the detector; None in front of the place where steps are dropped.
         neuron: makes one neuron.
     """
 
@@ -147,13 +170,12 @@ class SpikingConvBlock(nn.Module):
         *,
         kernel: int = 5,
         full: bool = False,
-        dstsp: DSTSP | None = None,
-        index: int = 0,
+        pruning: BlockPruning | None = None,
         neuron: Neuron = IntegerLIF,
     ) -> None:
         super().__init__()
         hidden, size = 2 * dim, 3 if full else 1
-        self.dstsp, self.index = dstsp, index
+        self.pruning = pruning
         conv = partial(SpikingConv, neuron=neuron)
         self.separable = nn.ModuleList(
             [conv(dim, hidden), conv(hidden, hidden, kernel, groups=hidden), conv(hidden, dim)]
@@ -172,14 +194,11 @@ class SpikingConvBlock(nn.Module):
 
     def _kept(self, x: Tensor) -> Tensor | None:
         """``(B, 1, H, W)``, 1 at kept positions; None where all are."""
-        if self.dstsp is None or not self.dstsp.is_active():
+        if self.pruning is None or not self.pruning.active:
             return None
         with torch.no_grad():
-            spikes = shapes.grid_to_tokens(self.separable[0].neuron(x))
-        _, kept = self.dstsp(spikes, spikes, None, self.index)
-        if kept is None or not kept.drops_tokens:
-            return None
-        return kept.keep_mask().view(-1, 1, *x.shape[3:]).to(x.dtype)
+            kept = self.pruning(shapes.grid_to_tokens(self.separable[0].neuron(x)))  # type: ignore[operator,union-attr]
+        return None if kept is None else kept.keep_mask().view(-1, 1, *x.shape[3:]).to(x.dtype)
 
 
 class GridMixer(SMixer):
@@ -216,8 +235,7 @@ class SpikingMixerBlocks(nn.Module):
         depth: number of blocks.
         grid: (rows, columns) that ``W_M`` is made for.
         heads: h, divides C.
-        dstsp: of the detector.
-        index: number of the first block, for rates per block.
+        pruning: of the detector.
         neuron: makes one neuron.
     """
 
@@ -228,12 +246,11 @@ class SpikingMixerBlocks(nn.Module):
         *,
         grid: tuple[int, int],
         heads: int = 8,
-        dstsp: DSTSP | None = None,
-        index: int = 0,
+        pruning: BlockPruning | None = None,
         neuron: Neuron = IntegerLIF,
     ) -> None:
         super().__init__()
-        self.dstsp, self.index = dstsp, index
+        self.pruning = pruning
         self.blocks = nn.ModuleList(
             EncodingBlock(
                 GridMixer(dim, grid=grid, heads=heads, neuron=neuron), SpikingMLP(dim, hidden=2 * dim, neuron=neuron)
@@ -246,9 +263,11 @@ class SpikingMixerBlocks(nn.Module):
         size = (x.shape[3], x.shape[4])
         whole = shapes.grid_to_tokens(x)
         kept = self._kept(whole)
-        tokens = whole if kept is None else merge_dropped(whole, kept, self.dstsp.merge)
-        for block in self.blocks:
-            tokens = tokens + block.mixer(tokens, kept, size)
+        tokens = whole
+        if kept is not None and self.pruning is not None:
+            tokens = merge_dropped(whole, kept, self.pruning.dstsp.merge)
+        for block in cast(Iterable[EncodingBlock], self.blocks):
+            tokens = tokens + cast(GridMixer, block.mixer)(tokens, kept, size)
             tokens = tokens + block.mlp(tokens, kept)
         if kept is not None:
             back = expand_to_grid(tokens, kept)
@@ -256,12 +275,11 @@ class SpikingMixerBlocks(nn.Module):
         return shapes.tokens_to_grid(tokens, *size)
 
     def _kept(self, tokens: Tensor) -> Selection | None:
-        if self.dstsp is None or not self.dstsp.is_active():
+        if self.pruning is None or not self.pruning.active:
             return None
         with torch.no_grad():
-            spikes = self.blocks[0].first_spikes(tokens)
-        _, kept = self.dstsp(tokens, spikes, None, self.index)
-        return kept if kept is not None and kept.drops_tokens else None
+            kept: Selection | None = self.pruning(cast(EncodingBlock, self.blocks[0]).first_spikes(tokens))
+        return kept
 
 
 class SpikingSPPF(nn.Module):

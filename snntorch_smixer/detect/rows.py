@@ -50,13 +50,28 @@ def read_config(name: str | Path) -> dict[str, Any]:
     return raw if not scale else {**raw, "scale": scale}
 
 
+def config_path(name: str) -> Path:
+    """Where a YAML file is that this package ships: "spike-yolo-smixer.yaml" or "spike-yolo-conv.yaml".
+
+    Raises:
+        SettingError: there is none of that name.
+
+    Examples:
+        >>> from snntorch_smixer.detect import config_path
+        >>> config_path("spike-yolo-smixer.yaml").name
+        'spike-yolo-smixer.yaml'
+    """
+    check_name("detector", "configuration", name, sorted(path.name for path in FOLDER.glob("*.yaml")))
+    return FOLDER / name
+
+
 def shipped() -> list[str]:
     """Names of the shipped detectors, one per scale: "spike-yolo-n-smixer.yaml"."""
     return [
         f"{stem}-{scale}-{kind}.yaml"
-        for path in sorted(FOLDER.glob("*.yaml"))
+        for path in sorted(FOLDER.glob("*.yaml"), reverse=True)
         for stem, kind in [path.stem.rsplit("-", 1)]
-        for scale in "nsml"
+        for scale in "pnsml"
     ]
 
 
@@ -97,7 +112,7 @@ class Build:
         if not self.pruned:
             return {}
         self.blocks += 1
-        return {"dstsp": self.dstsp, "index": self.blocks - 1}
+        return {"pruning": layers.BlockPruning(self.dstsp, self.blocks - 1)}
 
 
 def _stem(build: Build, inside: int, outside: int, *args: Any) -> nn.Module:
@@ -145,11 +160,16 @@ WIDE: Mapping[str, Callable[..., nn.Module]] = {
 }
 """Layers whose first argument is their channels, before scaling."""
 
-PLAIN: Mapping[str, Callable[..., nn.Module]] = {
-    "PruneSteps": _prune,
-    "Upsample": lambda build: layers.Upsample(),
-    "Join": lambda build: layers.Join(),
-}
+
+def _upsample(_build: Build) -> nn.Module:
+    return layers.Upsample()
+
+
+def _join(_build: Build) -> nn.Module:
+    return layers.Join()
+
+
+PLAIN: Mapping[str, Callable[..., nn.Module]] = {"PruneSteps": _prune, "Upsample": _upsample, "Join": _join}
 """Layers that give the channels that arrive."""
 
 

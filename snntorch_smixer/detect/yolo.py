@@ -1,7 +1,7 @@
 """Training, validation, prediction and export of a spiking detector through ultralytics.
 
-ultralytics is AGPL-3.0 and an optional extra: this file imports it, and nothing else in the package does. Who gives
-others a program that uses this file must follow that licence; `snntorch_smixer.detect.fcos` needs neither.
+ultralytics is AGPL-3.0 and an optional extra: this file imports it, and no other does. Who gives others a program that
+uses this file must follow that licence; `SpikingDetector` and `spiking_fcos` need neither.
 """
 
 from __future__ import annotations
@@ -19,20 +19,24 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from snntorch_smixer import extras
+from snntorch_smixer.detect.contain import contained, import_ultralytics
+from snntorch_smixer.detect.data import STRIDE, BoxFolder
 from snntorch_smixer.detect.head import box_branch, class_branch
 from snntorch_smixer.detect.layers import GridDSTSP
 from snntorch_smixer.detect.rows import KEYS, build_rows, read_config
+from snntorch_smixer.errors import SettingError
 from snntorch_smixer.neurons import IntegerLIF
 
-extras.torchvision_ready()
-from ultralytics import YOLO  # noqa: E402
-from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
-from ultralytics.nn import tasks  # noqa: E402
-from ultralytics.nn.modules import Detect  # noqa: E402
+import_ultralytics()
+with contained():
+    from ultralytics import YOLO
+    from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultralytics.nn import tasks
+    from ultralytics.nn.modules import Detect
+    from ultralytics.utils import LOGGER
 
 
-class SpikeDetect(Detect):
+class SpikeDetect(Detect):  # type: ignore[misc]
     """Heads of spiking layers on maps ``(T, B, C, H, W)``; boxes, scores and losses are those of ultralytics.
 
     Args:
@@ -54,6 +58,12 @@ class SpikeDetect(Detect):
         return {"boxes": boxes, "scores": scores, "feats": [one[0] for one in x]}
 
 
+def is_spiking(table: Mapping[str, Any]) -> bool:
+    """True for a YAML table of this package: its first row makes the time steps."""
+    rows = table.get("backbone") or [[]]
+    return len(rows[0]) == 4 and rows[0][2] == "SpikingStem"
+
+
 def parse(config: Mapping[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:  # noqa: ARG001
     """The layers of a YAML table in the form that ultralytics runs; takes the place of its ``parse_model``."""
     neuron = partial(IntegerLIF, config.get("levels", 4))
@@ -61,11 +71,43 @@ def parse(config: Mapping[str, Any], ch: int, verbose: bool = True) -> tuple[nn.
     return rows, save
 
 
-class SpikeDetectionModel(tasks.DetectionModel):
+class _Parser:
+    """Stands in for ``parse_model`` of ultralytics: tables of ours are built here, all others there."""
+
+    def __init__(self, theirs: Callable[..., Any]) -> None:
+        self.theirs = theirs
+
+    def __call__(self, d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
+        return parse(d, ch, verbose) if is_spiking(d) else self.theirs(d, ch, verbose)
+
+
+def register() -> None:
+    """Let plain ``ultralytics.YOLO`` build spiking detectors from YAML files of this package; others stay as they are.
+
+    Examples:
+        >>> from snntorch_smixer.detect import config_path, register
+        >>> from ultralytics import YOLO  # doctest: +SKIP
+        >>> register()  # doctest: +SKIP
+        >>> YOLO(config_path("spike-yolo-smixer.yaml"))  # doctest: +SKIP
+    """
+    if not isinstance(tasks.parse_model, _Parser):
+        tasks.parse_model = _Parser(tasks.parse_model)
+
+
+def unregister() -> None:
+    """Undo `register`."""
+    if isinstance(tasks.parse_model, _Parser):
+        tasks.parse_model = tasks.parse_model.theirs
+
+
+class SpikeDetectionModel(tasks.DetectionModel):  # type: ignore[misc]
     """A spiking detector as ultralytics' detection model.
 
-    Attributes:
-        dstsp: the pruning; its settings may be changed at any time.
+    Args:
+        cfg: YAML file, name of a shipped one, or its table.
+        ch: channels of the picture.
+        nc: classes; None for those of the table.
+        verbose: print the number of layers and parameters.
     """
 
     def __init__(
@@ -74,25 +116,40 @@ class SpikeDetectionModel(tasks.DetectionModel):
         table = read_config(cfg) if isinstance(cfg, (str, Path)) else deepcopy(dict(cfg))
         with mock.patch.object(tasks, "parse_model", parse):
             super().__init__(table, ch, nc, verbose=False)
+        if verbose:
+            self.info()
 
     @property
     def dstsp(self) -> GridDSTSP:
-        """The pruning that all layers share."""
+        """The pruning that all layers share; its settings may be changed at any time."""
         return next(m for m in self.model.modules() if isinstance(m, GridDSTSP))
 
+    def info(self, detailed: bool = False, verbose: bool = True, imgsz: int = 640) -> Any:  # noqa: ARG002
+        """Layers and parameters. Operations are not given: ultralytics counts none of what neurons do, see `cost`."""
+        layers, parameters = len(list(self.modules())), sum(p.numel() for p in self.parameters())
+        gradients = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        if verbose:
+            LOGGER.info(f"{type(self).__name__}: {layers:,} layers, {parameters:,} parameters, {gradients:,} gradients")
+        return layers, parameters, gradients, 0.0
 
-LARGEST_STRIDE = 32
-"""Pixels per cell of the coarse map, P5."""
+    def _predict_once(self, x: Tensor, profile: bool = False, embed: Any = None) -> Any:
+        wrong = [side for side in x.shape[-2:] if side % STRIDE]
+        if wrong:
+            raise SettingError(
+                f"detector: got a picture of {x.shape[-2]} x {x.shape[-1]}, expected multiples of {STRIDE}. Pass "
+                f"imgsz={-(-max(wrong) // STRIDE) * STRIDE}."
+            )
+        return super()._predict_once(x, profile, embed)
 
 
-class SpikeTrainer(DetectionTrainer):
-    """Trains a `SpikeDetectionModel`."""
+class SpikeTrainer(DetectionTrainer):  # type: ignore[misc]
+    """Trains a `SpikeDetectionModel`; ``W_M`` is made for the size of the pictures."""
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> SpikeDetectionModel:
         """The detector for the classes, channels and, unless weights are given, the picture size of the training."""
         table = read_config(cfg) if isinstance(cfg, (str, Path)) else dict(cfg)
         if not weights and "grid" in table:
-            table["grid"] = [-(-self.args.imgsz // LARGEST_STRIDE)] * 2
+            table["grid"] = [-(-self.args.imgsz // STRIDE)] * 2
         model = SpikeDetectionModel(table, nc=self.data["nc"], ch=self.data["channels"], verbose=verbose)
         model = self.set_model_names_for_load(model)
         if weights:
@@ -100,17 +157,27 @@ class SpikeTrainer(DetectionTrainer):
         return model
 
 
-class SpikeYOLO(YOLO):
-    """``YOLO`` for spiking detectors: train, val, predict and export.
+class SpikeYOLO(YOLO):  # type: ignore[misc]
+    """``ultralytics.YOLO`` for spiking detectors: train, val, predict and export.
+
+    What ultralytics changes for the whole process (threads, print options, OpenCV) is restored behind each call.
 
     Args:
         model: a YAML file, a shipped one ("spike-yolo-n-smixer.yaml"), or a ``.pt`` of its own trainer.
         task: "detect".
         verbose: as in ultralytics.
+
+    Examples:
+        >>> from snntorch_smixer.detect import SpikeYOLO
+        >>> model = SpikeYOLO("spike-yolo-n-smixer.yaml")
+        >>> model.train(data="coco8.yaml", epochs=1, ps=0.2, t=1)  # doctest: +SKIP
     """
 
-    def __init__(self, model: str | Path = "spike-yolo-n-smixer.yaml", task: str = "detect", verbose: bool = False):
-        super().__init__(str(model), task=task, verbose=verbose)
+    def __init__(
+        self, model: str | Path = "spike-yolo-n-smixer.yaml", task: str = "detect", verbose: bool = False
+    ) -> None:
+        with contained():
+            super().__init__(str(model), task=task, verbose=verbose)
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
@@ -118,35 +185,78 @@ class SpikeYOLO(YOLO):
         detect = super().task_map["detect"]
         return {"detect": {**detect, "model": SpikeDetectionModel, "trainer": SpikeTrainer}}
 
+    @property
+    def dstsp(self) -> GridDSTSP:
+        """The pruning of the detector; its settings may be changed at any time."""
+        return self.model.dstsp  # type: ignore[no-any-return]
+
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         table = read_config(cfg)
-        with mock.patch("ultralytics.engine.model.yaml_model_load", lambda _: table):
+        with mock.patch("ultralytics.engine.model.yaml_model_load", return_value=table):
             super()._new(cfg, task=task, verbose=verbose)
 
-    def train(self, trainer: Any = None, *, ps: float | None = None, t: int | None = None, **kwargs: Any) -> Any:
+    def train(self, *args: Any, ps: float | None = None, t: int | None = None, **kwargs: Any) -> Any:
         """Train as ``YOLO.train`` does, with pruning.
 
         Args:
-            trainer: as in ultralytics.
+            args: as in ultralytics.
             ps: share of tokens to drop in each block; None leaves what the model has.
             t: steps to keep; None leaves what the model has.
             kwargs: of ultralytics: data, epochs, imgsz, batch and so on.
 
         Raises:
-            SettingError: ps or t does not fit the model.
+            SettingError: ps or t does not fit the model, or the pictures are no multiple of the stride.
+            CardError: the data set has no pictures, no boxes, or wrong ones; nothing is written then.
         """
-        model = self.model
-        before = model.dstsp.settings
-        model.dstsp.settings = replace(before, **{k: v for k, v in {"ps": ps, "t": t}.items() if v is not None})
-        model.yaml.update(ps=model.dstsp.ps, t=model.dstsp.t)
-        if self.ckpt:
-            return super().train(trainer, **kwargs)
-        # The trainer builds the model from a file, in each of its processes, so what was chosen goes into one.
-        with TemporaryDirectory() as scratch:
-            path = Path(scratch) / Path(self.cfg).name
-            path.write_text(yaml.safe_dump(plain_table(model.yaml), sort_keys=False), encoding="utf-8")
-            self.overrides["model"] = str(path)
-            return super().train(trainer, **kwargs)
+        wanted = {key: value for key, value in {"ps": ps, "t": t}.items() if value is not None}
+        settings = replace(self.dstsp.settings, **wanted)
+        self.dstsp.check(settings)
+        _check_training(kwargs)
+        self.dstsp.settings = settings
+        self.model.yaml.update(ps=settings.ps, t=settings.t)
+        with contained():
+            if self.ckpt:
+                return super().train(*args, **kwargs)
+            # The trainer builds the model from a file, in each of its processes, so what was chosen goes into one.
+            with TemporaryDirectory() as scratch:
+                path = Path(scratch) / Path(self.cfg).name
+                path.write_text(yaml.safe_dump(plain_table(self.model.yaml), sort_keys=False), encoding="utf-8")
+                self.overrides["model"] = str(path)
+                return super().train(*args, **kwargs)
+
+    def val(self, *args: Any, **kwargs: Any) -> Any:
+        """Validate as ``YOLO.val`` does."""
+        with contained():
+            return super().val(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Predict as ``YOLO.predict`` does."""
+        with contained():
+            return super().predict(*args, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Export as ``YOLO.export`` does; ``format="onnx"`` was tried."""
+        with contained():
+            return super().export(*args, **kwargs)
+
+
+def _check_training(asked: Mapping[str, Any]) -> None:
+    size = asked.get("imgsz", 640)
+    if isinstance(size, int) and size % STRIDE:
+        raise SettingError(
+            f"SpikeYOLO.train: got imgsz={size}, expected a multiple of {STRIDE}. Pass {-(-size // STRIDE) * STRIDE}."
+        )
+    data = asked.get("data")
+    if isinstance(data, (str, Path)) and (Path(data).exists() or not asked.get("resume")) and not _is_known(data):
+        BoxFolder.read(data).check()
+
+
+def _is_known(data: str | Path) -> bool:
+    """True for a data set that ultralytics knows by name, "coco8.yaml": it looks for that and downloads it."""
+    from ultralytics import utils
+
+    name = Path(data).name
+    return not Path(data).exists() and (utils.ROOT / "cfg" / "datasets" / name).exists()
 
 
 def plain_table(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Reference maths of the hot operations; fast twins live beside their reference and agree with it."""
+"""Reference maths of the hot operations; fast forms stand beside their reference and agree with it."""

@@ -1,9 +1,8 @@
-"""Which tier runs the small pure functions: plain torch, the same under ``torch.compile``, or Triton kernels.
+"""Which tier runs the small pure functions: plain torch, or the same under ``torch.compile``.
 
-One setting for the process: "eager", "compile", "triton" or "auto". "auto" means Triton on CUDA devices that can run
-it, and eager elsewhere: compiling costs seconds for each kind of call, which only a long run earns back, so it has to
-be asked for. "triton" means plain torch for tensors on the CPU and for what its kernels do not serve. Spikes agree bit
-for bit between eager and compile.
+One setting for the process: "eager", "compile" or "auto". "auto" compiles on CUDA devices and stays eager on the CPU:
+there compiling costs seconds for each kind of call, which only a long run earns back, so it has to be asked for. Spikes
+agree bit for bit between the tiers on the CPU; on CUDA the compiler is asked for the same rounding.
 """
 
 from __future__ import annotations
@@ -12,16 +11,18 @@ import functools
 import importlib
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from snntorch_smixer.errors import SettingError, check_choice
 
-IMPLS = ("auto", "eager", "compile", "triton")
+IMPLS = ("auto", "eager", "compile")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,14 +44,14 @@ def set_impl(impl: str) -> None:
     """Choose the tier for the whole process, one of `IMPLS`.
 
     Raises:
-        SettingError: unknown tier, or "triton" where Triton cannot run.
+        SettingError: unknown tier; "triton", which an earlier version had, is one.
     """
-    check_choice("compiled.set_impl", "impl", impl, IMPLS)
-    reason = _why_no_triton(None) if impl == "triton" else None
-    if reason is not None:
+    if impl == "triton":
         raise SettingError(
-            f'compiled.set_impl: impl="triton" cannot run here: {reason}. Use "auto", which takes Triton where it runs.'
+            'compiled.set_impl: got impl="triton", a tier of an earlier version; torch.compile writes the Triton '
+            'kernels itself now. Pass "auto", which compiles on CUDA, or "compile".'
         )
+    check_choice("compiled.set_impl", "impl", impl, IMPLS)
     _setting.impl = impl
     if impl == "compile" and _setting.failure is None:
         _load_compiler()
@@ -72,38 +73,37 @@ def use(impl: str) -> Iterator[None]:
 
 
 def tier(device: torch.device) -> str:
-    """What runs for tensors on ``device``: "eager", "compile" or "triton"."""
+    """What runs for tensors on ``device``: "eager" or "compile"."""
     if torch.compiler.is_compiling():  # a model that is compiled as a whole takes plain torch into its own graph
         return "eager"
-    if _setting.impl == "compile" and _is_watched():
-        return "eager"
-    if _setting.impl == "compile":
-        return "eager" if _setting.failure is not None else "compile"
-    asked = _setting.impl == "triton" or (_setting.impl == "auto" and device.type == "cuda")
-    return "triton" if asked and _why_no_triton(device) is None else "eager"
+    asked = _setting.impl == "compile" or (_setting.impl == "auto" and device.type == "cuda" and not _why_no_cuda())
+    return "compile" if asked and _setting.failure is None and not _is_watched() else "eager"
 
 
 def active() -> dict[str, str]:
-    """What was asked for ("impl"), what runs ("active": "eager", "compile" or "triton"), and "why"."""
-    impl = _setting.impl
-    if impl == "compile" and _setting.failure is not None:
+    """What was asked for ("impl"), what runs ("active": "eager" or "compile"), and "why"."""
+    impl, no_cuda = _setting.impl, _why_no_cuda()
+    if impl == "eager":
+        return {"impl": impl, "active": "eager", "why": "asked for"}
+    if impl == "auto" and no_cuda is not None:
+        why = f"compiling takes seconds, so on the CPU it runs only where it is asked for; {no_cuda}"
+        return {"impl": impl, "active": "eager", "why": why}
+    if _setting.failure is not None:
         return {"impl": impl, "active": "eager", "why": f"torch.compile failed: {_setting.failure}"}
-    if impl == "compile":
-        but = "".join(f"; {name} runs in plain torch: {reason}" for name, reason in _setting.failures.items())
-        return {"impl": impl, "active": "compile", "why": f"asked for{but}"}
-    if impl != "auto":
-        return {"impl": impl, "active": impl, "why": "asked for"}
-    reason = _why_no_triton(None)
-    if reason is None:
-        return {"impl": impl, "active": "triton", "why": "Triton runs on the CUDA device; on the CPU it is eager"}
-    why = f"compiling takes seconds, so it runs only where it is asked for; no Triton: {reason}"
-    return {"impl": impl, "active": "eager", "why": why}
+    why = "asked for" if impl == "compile" else "on the CUDA device; eager on the CPU"
+    but = "".join(f"; {name} runs in plain torch: {reason}" for name, reason in _setting.failures.items())
+    return {"impl": impl, "active": "compile", "why": f"{why}{but}"}
 
 
-def _why_no_triton(device: torch.device | None) -> str | None:
-    from snntorch_smixer.kernels import triton_tools  # it imports what asks here
-
-    return triton_tools.why_not(device)
+@functools.cache
+def _why_no_cuda() -> str | None:
+    """Why "auto" compiles nowhere on this machine; None where it does on CUDA."""
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    if find_spec("triton") is None:
+        return "Triton, by which torch.compile writes kernels for CUDA, is not installed"
+    major, minor = torch.cuda.get_device_capability()
+    return None if major >= 7 else f"the device has compute capability {major}.{minor}, and torch.compile needs 7.0"
 
 
 class Tiered(Generic[P, R]):
@@ -129,11 +129,13 @@ class Tiered(Generic[P, R]):
         if torch.compiler.is_compiling():  # a model that is compiled as a whole takes it into its own graph
             result: R = self.traced(*args, **kwargs)
             return result
-        if _setting.impl != "compile" or _setting.failure is not None or _is_watched():
+        device = _device(args)
+        if device is None or tier(device) == "eager":
             return self.function(*args, **kwargs)
-        kind = (*map(_kind, args), torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled())
+        autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+        kind = (*map(_kind, args), autocast, torch.is_inference_mode_enabled())
         try:
-            variant = self.variants.get(kind) or self._compile(kind)
+            variant = self.variants.get(kind) or self._compile(kind, device)
         except TypeError as error:  # an argument that cannot be hashed, such as a surrogate with == and no hash
             _give_up_on(self.function.__name__, error)
             return self.function(*args, **kwargs)
@@ -152,12 +154,27 @@ class Tiered(Generic[P, R]):
                 self.variants[kind] = self.function
             return result
 
-    def _compile(self, kind: tuple[object, ...]) -> Callable[P, R]:
+    def _compile(self, kind: tuple[object, ...], device: torch.device) -> Callable[P, R]:
+        _load_compiler()
+        if _setting.failure is not None:
+            return self.function
         code = self.traced.__code__.replace(co_name=f"{self.traced.__name__}_{len(self.variants)}")
         own = types.FunctionType(code, self.traced.__globals__, code.co_name, None, self.traced.__closure__)
         # A whole graph or an error: otherwise torch runs what it gave up on uncompiled, without a word.
-        self.variants[kind] = torch.compile(own, dynamic=True, fullgraph=True)
+        self.variants[kind] = torch.compile(own, dynamic=True, fullgraph=True, **_numerics(device))
         return self.variants[kind]
+
+
+def _device(args: Iterable[object]) -> torch.device | None:
+    """Of the first tensor among the arguments."""
+    return next((arg.device for arg in args if isinstance(arg, Tensor)), None)
+
+
+def _numerics(device: torch.device) -> dict[str, Any]:
+    """Options for the rounding of plain torch: on CUDA the compiler fuses products with sums, which flips spikes."""
+    keep = "emulate_precision_casts"  # an older torch has no such option
+    known = device.type == "cuda" and hasattr(importlib.import_module("torch._inductor.config"), keep)
+    return {"options": {keep: True}} if known else {}
 
 
 def _is_watched() -> bool:
@@ -168,8 +185,6 @@ def _is_watched() -> bool:
     depth = torch._C._len_torch_dispatch_stack()
     if depth == 0:
         return False
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     modes = [torch._C._get_dispatch_stack_at(place) for place in range(depth)]
     return any(isinstance(mode, FakeTensorMode) or not mode.ignore_compile_internals() for mode in modes)
 
@@ -182,8 +197,7 @@ def _kind(arg: object) -> object:
 
 def _is_general(error: Exception) -> bool:
     """True unless the fault lies in tracing or lowering one function, or in the number of its variants."""
-    from torch._dynamo import exc  # loaded by now
-
+    exc = torch._dynamo.exc
     inner = getattr(error, "inner_exception", error)
     if type(inner).__name__ == "LoweringException" or isinstance(error, exc.FailOnRecompileLimitHit):
         return False

@@ -3,22 +3,78 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snntorch_smixer.errors import SettingError
-from snntorch_smixer.kernels import unrolled
-from snntorch_smixer.kernels.compiled import Tiered, tier
-from snntorch_smixer.kernels.firing import Firing as Firing
-from snntorch_smixer.kernels.firing import SpikeGrad as SpikeGrad
+from snntorch_smixer import shapes
+from snntorch_smixer.errors import LayoutError, SettingError, check_choice
+from snntorch_smixer.kernels.compiled import Tiered
 from snntorch_smixer.kernels.lif import RESETS as RESETS
 from snntorch_smixer.kernels.spikes import Spikes
-from snntorch_smixer.kernels.unrolled import Rule
+
+SpikeGrad = Callable[[Tensor], Tensor]
+
+Rule = tuple[Any, str]
+"""The surrogate and the reset."""
 
 Grads = tuple[Tensor, Tensor | None, Tensor | None]
+Rows = list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Firing:
+    """What makes a LIF fire.
+
+    Attributes:
+        beta: membrane decay per step, clipped to [0, 1]; a single number, or one per neuron (broadcast).
+        threshold: firing threshold; as ``beta``.
+        spike_grad: maps ``u - threshold`` to binary spikes and carries the surrogate gradient, element by element. An
+            optional method ``derivative(v)`` says that the spikes are ``v > 0`` and that their derivative is its value;
+            with ``at_threshold = True`` they are ``v >= 0`` instead, and ``spike_grad`` is asked for them. Without
+            the method torch's autograd is asked, one step at a time. Gradients of parameters that ``spike_grad``
+            itself may hold are not computed.
+        reset: "zero", "subtract" or "none", as in `kernels.lif.lif`.
+    """
+
+    beta: Tensor
+    threshold: Tensor
+    spike_grad: SpikeGrad
+    reset: str = "zero"
+
+    def __post_init__(self) -> None:
+        check_choice("Firing", "reset", self.reset, RESETS)
+
+    @property
+    def rule(self) -> Rule:
+        """Everything but the two tensors."""
+        return self.spike_grad, self.reset
+
+    @property
+    def is_analytic(self) -> bool:
+        """True when the surrogate states its derivative, and that it fires on ``v > 0``."""
+        return hasattr(self.spike_grad, "derivative") and not getattr(self.spike_grad, "at_threshold", False)
+
+    def work_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Of a membrane for input of ``dtype``: at least float32, and that of parameters with axes of their own."""
+        for parameter in (self.beta, self.threshold):
+            dtype = torch.promote_types(dtype, parameter.dtype) if parameter.dim() else dtype
+        return torch.promote_types(dtype, torch.float32)
+
+    def check(self, where: str, x: Tensor) -> None:
+        """Raise `LayoutError` unless ``x`` is ``(T, ...)`` and beta and threshold spread over one step of it."""
+        shapes.check_steps(where, x)
+        for name in ("beta", "threshold"):
+            got, step = getattr(self, name).shape, x.shape[1:]
+            short = len(got) <= len(step)
+            if not short or any(a not in (1, b) for a, b in zip(got[::-1], step[::-1], strict=False)):
+                raise LayoutError(
+                    f"{where}: {name} of shape {tuple(got)} does not spread over one step {tuple(step)}; pass one "
+                    "number, or one per channel: (C,) for tokens, (C, 1, 1) for maps"
+                )
 
 
 def fire(x: Tensor, beta: Tensor, threshold: Tensor, spike_grad: SpikeGrad, *, reset: str = "zero") -> Spikes:
@@ -87,11 +143,6 @@ def fire_forward(x: Tensor, neuron: Firing) -> Tensor:
     """Spikes ``(T, ...)`` of currents ``x`` as numbers, without history."""
     if not neuron.is_analytic:
         return _all_spikes(x, neuron.beta, neuron.threshold, neuron.rule)
-    if tier(x.device) == "triton":
-        from snntorch_smixer.kernels import fire_triton
-
-        if fire_triton.serves(x, neuron):
-            return fire_triton.fire_forward(x, neuron)
     flat = _flat(x, neuron)
     return _spikes(flat, neuron.beta, neuron.threshold, neuron.rule, x.shape[0]).view(x.shape)
 
@@ -108,11 +159,6 @@ def fire_backward(
         needs: whether beta and threshold need one; None is returned for what does not.
         overwrite: ``x`` is not needed any more, so its memory may take the result.
     """
-    if neuron.is_analytic and tier(x.device) == "triton":
-        from snntorch_smixer.kernels import fire_triton
-
-        if fire_triton.serves(x, neuron):
-            return fire_triton.fire_backward(x, grad, neuron, needs)
     run = _gradients if neuron.is_analytic else _gradients.function
     flat = _flat(x, neuron)
     by_x, by_beta, by_threshold = run(
@@ -145,7 +191,7 @@ def _all_spikes(x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, _steps: 
 
 def _traced_spikes(x: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, _steps: int = 0) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
-    rows = unrolled.spikes((current.to(dtype) for current in x.unbind(0)), beta, threshold, rule[1])
+    rows = unrolled_spikes((current.to(dtype) for current in x.unbind(0)), beta, threshold, rule[1])
     return torch.stack([row.to(x.dtype) for row in rows])
 
 
@@ -237,9 +283,9 @@ def _traced_gradients(
 ) -> Grads:
     dtype = Firing(beta, threshold, *rule).work_dtype(x.dtype)
     currents = (current.to(torch.promote_types(x.dtype, torch.float32)) for current in x.unbind(0))
-    by_x, *terms = unrolled.gradients(currents, lambda step: grad[step].to(dtype), beta, threshold, rule)
-    by_beta = _unclipped(unrolled.total(terms[0], beta), beta) if needs[0] else None
-    return torch.stack(by_x), by_beta, unrolled.total(terms[1], threshold) if needs[1] else None
+    by_x, *terms = unrolled_gradients(currents, lambda step: grad[step].to(dtype), beta, threshold, rule)
+    by_beta = _unclipped(total(terms[0], beta), beta) if needs[0] else None
+    return torch.stack(by_x), by_beta, total(terms[1], threshold) if needs[1] else None
 
 
 _gradients = Tiered(_all_gradients, _traced_gradients)
@@ -289,3 +335,87 @@ def _unclipped(by_beta: Tensor | None, beta: Tensor) -> Tensor | None:
 def _fit(grad: Tensor, like: Tensor) -> Tensor:
     """Sum a gradient over the axes along which ``like`` was spread."""
     return grad.sum_to_size(like.shape).to(like)
+
+
+# The same steps written out as one expression of new tensors, which is what a compiler fuses best: under torch.compile
+# all steps of a neuron stay in registers. Same operations in the same order, so the spikes are the same bits. For
+# surrogates that state their derivative.
+
+
+def unrolled_spikes(currents: Iterator[Tensor], beta: Tensor, threshold: Tensor, reset: str) -> Rows:
+    """Spikes of each step, as truth values.
+
+    Args:
+        currents: input of each step, in the dtype of the membrane.
+        beta: decay, spreads over one step.
+        threshold: as ``beta``.
+        reset: "zero", "subtract" or "none".
+    """
+    return [fired for _, fired, _ in _unrolled(currents, beta, threshold, reset)]
+
+
+def unrolled_gradients(
+    currents: Iterator[Tensor], grad: Callable[[int], Tensor], beta: Tensor, threshold: Tensor, rule: Rule
+) -> tuple[Rows, Rows, Rows]:
+    """Gradients of the current of each step, and what those of beta and threshold are sums of.
+
+    Args:
+        currents: as in `unrolled_spikes`.
+        grad: gradient of the spikes of a step, in the dtype of the membrane.
+        beta: as in `unrolled_spikes`.
+        threshold: as in `unrolled_spikes`.
+        rule: as in `unrolled_spikes`, with the surrogate.
+    """
+    spike_grad, reset = rule
+    decay = beta.clamp(0, 1)
+    steps = list(_unrolled(currents, beta, threshold, reset))
+    by_current: Rows = []
+    by_beta: Rows = []
+    by_threshold: Rows = []
+    carry: Tensor | None = None
+    for step in range(len(steps) - 1, -1, -1):
+        mem, _, silent = steps[step]
+        by_v = grad(step) * spike_grad.derivative(mem - threshold)
+        by_mem = by_v if carry is None else carry + by_v
+        by_current.insert(0, by_mem)
+        before = steps[step - 1][1] if step else threshold < 0
+        spent = by_mem * before.to(by_mem.dtype) if reset == "subtract" else 0
+        by_threshold.append(-by_v - spent)
+        if silent is not None:
+            by_beta.append(by_mem * silent)
+        carry = decay * by_mem
+        carry = torch.where(before, 0, carry) if step and reset == "zero" else carry
+    return by_current, by_beta, by_threshold
+
+
+def _unrolled(
+    currents: Iterator[Tensor], beta: Tensor, threshold: Tensor, reset: str
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Membrane, spikes, and what beta multiplied (None at first)."""
+    decay = beta.clamp(0, 1)
+    mem: Tensor | None = None
+    fired = threshold < 0  # such a threshold lies below the resting membrane
+    for current in currents:
+        silent = mem
+        if mem is None:
+            mem = current
+        else:
+            silent = mem = torch.where(fired, 0, mem) if reset == "zero" else mem
+            mem = decay * mem + current
+        if reset == "subtract":
+            mem = mem - fired.to(mem.dtype) * threshold
+        fired = mem > threshold
+        yield mem, fired, silent
+
+
+def added(terms: Rows) -> Tensor:
+    """Sum over the steps."""
+    whole = terms[0]
+    for term in terms[1:]:
+        whole = whole + term
+    return whole
+
+
+def total(terms: Rows, like: Tensor) -> Tensor:
+    """Sum over the steps, and over the axes along which ``like`` was spread."""
+    return added(terms).sum_to_size(like.shape).to(like) if terms else torch.zeros_like(like)

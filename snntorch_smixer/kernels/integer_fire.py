@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snntorch_smixer.kernels.bits import pack, unpack
 from snntorch_smixer.kernels.fire import once
 from snntorch_smixer.kernels.lif import integer_lif
+from snntorch_smixer.kernels.spikes import pack, unpack
 
 
 def integer_fire(x: Tensor, beta: float, levels: int) -> Tensor:
@@ -45,7 +45,7 @@ class _IntegerFire(torch.autograd.Function):
         mem = x[0].to(torch.promote_types(x.dtype, torch.float32))
         for step, current in enumerate(x):
             if step:
-                # The operations of the plain twin in their order, so that not one bit differs.
+                # The operations of `integer_lif` in their order, so that not one bit differs.
                 mem = beta * (mem - spikes[step - 1].to(mem.dtype)) + current.to(mem.dtype)
             bounded = mem.clamp(0, levels)
             bits.append(pack(torch.eq(bounded, mem, out=torch.empty_like(mem)), trusted=True))

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError
 from snntorch_smixer.kernels import token_mix
-from snntorch_smixer.kernels.bits import unpack
 from snntorch_smixer.kernels.fire import once
-from snntorch_smixer.kernels.spikes import Spikes
+from snntorch_smixer.kernels.spikes import Spikes, unpack
 from snntorch_smixer.selection import Selection
 
 Needs = tuple[bool, bool, bool]

@@ -42,7 +42,7 @@ def active_weight(weight: Tensor, kept: Selection) -> Tensor:
 
 
 def token_mix_reference(x: Tensor, weight: Tensor, kept: Selection) -> Tensor:
-    """``W_M' X'`` by definition: builds ``W_M'`` and multiplies. Twin of the faster forms below.
+    """``W_M' X'`` by definition: builds ``W_M'`` and multiplies. Reference of the faster forms below.
 
     Args:
         x: kept tokens, ``(T', B, N', C)``.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from snntorch_smixer.errors import SettingError, check_choice, check_count, is_count
 from snntorch_smixer.layers.stem import CIFAR_STRIDES, IMAGENET_STRIDES
-from snntorch_smixer.models.network import NetworkConfig
+from snntorch_smixer.models.spec import NetworkConfig, named
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.pruning.rates import check_rates
 
@@ -117,12 +117,14 @@ def _imagenet(depth: int, dim: int) -> SMixerConfig:
     return SMixerConfig((224, 224), 3, 1000, 1, dim=dim, depth=depth, strides=IMAGENET_STRIDES)
 
 
-CONFIGS: Mapping[str, SMixerConfig] = {
-    "smixer-4-384": SMixerConfig(),
-    "smixer-10-384": SMixerConfig(depth=10),
-    "smixer-8-384": _imagenet(8, 384),
-    "smixer-8-512": _imagenet(8, 512),
-    "smixer-8-768": _imagenet(8, 768),
-    "smixer-2-256": SMixerConfig((128, 128), 2, 11, 16, dim=256, depth=2, strides=IMAGENET_STRIDES),
-}
+CONFIGS: Mapping[str, SMixerConfig] = named(
+    {
+        "smixer-4-384": SMixerConfig(),
+        "smixer-10-384": SMixerConfig(depth=10),
+        "smixer-8-384": _imagenet(8, 384),
+        "smixer-8-512": _imagenet(8, 512),
+        "smixer-8-768": _imagenet(8, 768),
+        "smixer-2-256": SMixerConfig((128, 128), 2, 11, 16, dim=256, depth=2, strides=IMAGENET_STRIDES),
+    }
+)
 """Named configurations, ``smixer-depth-dim``: 32 x 32, 224 x 224 and 128 x 128 event frames (16 heads each)."""

@@ -3,86 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.cards.card import WEIGHTS, Card
+from snntorch_smixer.cards.upload import Published, check_repo_id, push_folder
 from snntorch_smixer.errors import SettingError, check_choice
 from snntorch_smixer.memory import set_checkpointing
-from snntorch_smixer.tables import check_keys
-
-if TYPE_CHECKING:
-    from snntorch_smixer.cards.upload import Published
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkConfig:
-    """Everything that defines a network; the subclass of an architecture adds its own fields and validates all.
-
-    Attributes:
-        img_size: (H, W) of the input in pixels.
-        in_channels: 1, 2 (events) or 3.
-        num_classes: K; 0 for pooled features in place of logits.
-        T: time steps; 1 where the architecture has no time axis.
-    """
-
-    architecture: ClassVar[str] = ""
-    """Name in a model's ``config.json``."""
-
-    adjustable: ClassVar[tuple[str, ...]] = ("T",)
-    """Fields that trained weights do not depend on: no tensor has another shape or another meaning with them."""
-
-    img_size: tuple[int, int] = (32, 32)
-    in_channels: int = 3
-    num_classes: int = 10
-    T: int = 4
-
-    @property
-    def takes_frames(self) -> bool:
-        """True where the input is made up as event frames: two channels are the two polarities, one frame a step."""
-        return self.in_channels == 2
-
-    def input_shape(self, batch: int) -> tuple[int, ...]:
-        """Images ``(B, C, H, W)``, or event frames ``(T, B, C, H, W)`` where it `takes_frames`."""
-        shape = (batch, self.in_channels, *self.img_size)
-        return (self.T, *shape) if self.takes_frames else shape
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and nested tables, without the Nones: what a JSON or TOML file holds."""
-        raw = dataclasses.asdict(self, dict_factory=lambda items: {k: v for k, v in items if v is not None})
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in raw.items()}
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`.
-
-        Raises:
-            SettingError: an unknown key, with close matches, or a value that the configuration refuses.
-        """
-        check_keys(cls.__name__, cls, raw)
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-        return cls(**values)
+from snntorch_smixer.models.saving import note_other_weights, save
+from snntorch_smixer.models.spec import Configured
+from snntorch_smixer.models.spec import Described as Described
+from snntorch_smixer.models.spec import NetworkConfig as NetworkConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class Described:
-    """A card, and the weights that it came with.
-
-    Attributes:
-        card: None where nobody wrote one.
-        weights: SHA-256 of their file; None for random ones, "" for some that nobody has hashed.
-    """
-
-    card: Card | None
-    weights: str | None
-
-
-class Network(nn.Module):
+class Network(Configured):
     """Base of the networks: images ``(B, C, H, W)`` or frames ``(T, B, C, H, W)`` to logits ``(B, K)``.
 
     ``forward(x)`` is ``forward_head(forward_features(x))``. Neurons are multi-step: nothing has to be reset.
@@ -90,14 +29,10 @@ class Network(nn.Module):
     Attributes:
         config: what it was built from; `reset_classifier` keeps it true.
         card: of the weights that were loaded, or None.
-        described: the card as this package set it, with the weights that it is about; saving compares them with those
-            of then.
+        described: see `Configured`.
     """
 
-    config: NetworkConfig
     head: nn.Module
-    card: Card | None = None
-    described: Described | None = None
 
     input_weights: ClassVar[tuple[str, ...]] = ()
     """State-dict keys of the convolutions that see the input, ``(out, in_channels, kh, kw)``."""
@@ -109,10 +44,6 @@ class Network(nn.Module):
     def num_features(self) -> int:
         """C, channels of a token."""
         raise NotImplementedError
-
-    def live_config(self) -> NetworkConfig:
-        """The configuration that rebuilds the network as it is now."""
-        return self.config
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, K)``, the mean over the steps."""
@@ -203,16 +134,10 @@ class Network(nn.Module):
         Raises:
             SettingError: ``num_classes`` is negative or no whole number.
         """
-        from snntorch_smixer.models.saving import note_other_weights
-
         self.config = dataclasses.replace(self.config, num_classes=num_classes)
         like = next(self.parameters())
         self.head = self.fresh_head().to(like.device, like.dtype)
         note_other_weights(self)
-
-    def describe(self, card: Card | None, *, weights: str | None) -> None:
-        """Set ``card``, and remember the weights that it is about; see `Described`."""
-        self.card, self.described = card, Described(card, weights)
 
     def fresh_head(self) -> nn.Module:
         """A randomly initialised head for the classes of ``config``."""
@@ -234,8 +159,6 @@ class Network(nn.Module):
         Raises:
             CardError: the network has parts that its configuration does not build; nothing is written.
         """
-        from snntorch_smixer.models.saving import save
-
         written = save(self, Path(folder), card=card)
         self.describe(written, weights=written.files[WEIGHTS].sha256)
         return written
@@ -257,9 +180,6 @@ class Network(nn.Module):
         Raises:
             CardError: see `save_pretrained`; or the Hub refused, for want of a login for example.
         """
-        from snntorch_smixer.cards.upload import check_repo_id, push_folder
-        from snntorch_smixer.models.saving import save
-
         check_repo_id("push_to_hub", repo_id)
         with TemporaryDirectory() as scratch:
             folder = Path(scratch) / repo_id.split("/")[1]

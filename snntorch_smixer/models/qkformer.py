@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.layers.encode import encode
 from snntorch_smixer.layers.spikformer import Block, ConvMLP, ConvSSA, InputDecayLIF, per_step, show
+from snntorch_smixer.models.spec import architecture, named
 from snntorch_smixer.models.spikformer import TransformerConfig, TransformerNet, init_linear
 
 STAGES: Mapping[str, tuple[int, int]] = {"cifar": (1, 1), "imagenet": (1, 2)}
@@ -134,6 +135,7 @@ class PatchEmbed(nn.Module):
         return getattr(self, f"{name}_lif")(show(y, steps))
 
 
+@architecture(QKFormerConfig)
 class QKFormer(TransformerNet):
     """QKFormer on images, or on event frames ``(T, B, C, H, W)``: three stages, C/4, C/2 and C channels.
 
@@ -199,10 +201,12 @@ def _imagenet(dim: int, heads: int) -> QKFormerConfig:
     return QKFormerConfig((224, 224), 3, 1000, variant="imagenet", dim=dim, depth=10, heads=heads)
 
 
-CONFIGS: Mapping[str, QKFormerConfig] = {
-    "qkformer-4-384": QKFormerConfig(),
-    "qkformer-10-384": _imagenet(384, 6),
-    "qkformer-10-512": _imagenet(512, 8),
-    "qkformer-10-768": _imagenet(768, 12),
-}
+CONFIGS: Mapping[str, QKFormerConfig] = named(
+    {
+        "qkformer-4-384": QKFormerConfig(),
+        "qkformer-10-384": _imagenet(384, 6),
+        "qkformer-10-512": _imagenet(512, 8),
+        "qkformer-10-768": _imagenet(768, 12),
+    }
+)
 """Named configurations, ``qkformer-depth-dim``: CIFAR at 32 x 32 and ImageNet at 224 x 224, four steps."""

@@ -11,14 +11,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from snntorch_smixer.cards.card import CARD, CONFIG, WEIGHTS, Card, FileRecord
 from snntorch_smixer.cards.folder import parse_json, read_json, record_of_bytes, write_files
 from snntorch_smixer.cards.readme import README, model_readme
 from snntorch_smixer.errors import CardError, SMixerError
-from snntorch_smixer.models.architectures import config_of, shapes_of
-from snntorch_smixer.models.network import Network, NetworkConfig
+from snntorch_smixer.models.spec import Configured, NetworkConfig, config_of, shapes_of
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.pruning.rates import rate_at
 from snntorch_smixer.tables import check_keys
@@ -66,7 +66,7 @@ class Blueprint:
     wrapped: Wrapped | None = None
 
     @classmethod
-    def of(cls, net: Network) -> Blueprint:
+    def of(cls, net: Configured) -> Blueprint:
         """What rebuilds ``net`` with the settings of now."""
         config, dstsp = net.live_config(), getattr(net, "dstsp", None)
         if dstsp is None or hasattr(config, "prune"):
@@ -155,7 +155,7 @@ class Blueprint:
                 )
 
 
-def save(net: Network, folder: Path, *, card: Card | None = None, repo_id: str | None = None) -> Card:
+def save(net: Configured, folder: Path, *, card: Card | None = None, repo_id: str | None = None) -> Card:
     """Write weights, configuration, card and README of ``net``; see `Network.save_pretrained`.
 
     Args:
@@ -195,7 +195,7 @@ def describe(blueprint: Blueprint, files: Mapping[str, FileRecord], card: Card |
     return _revised(card, blueprint, files)
 
 
-def _own_card(net: Network, blueprint: Blueprint, files: Mapping[str, FileRecord], *, name: str) -> Card:
+def _own_card(net: Configured, blueprint: Blueprint, files: Mapping[str, FileRecord], *, name: str) -> Card:
     """What the card of ``net`` says that is true of these files; nobody passed one for them.
 
     Weights that are not those the card was written for may be trained on anything, so nothing about their origin stays
@@ -212,7 +212,7 @@ def _own_card(net: Network, blueprint: Blueprint, files: Mapping[str, FileRecord
     return said if dict(card.files) == dict(files) else dataclasses.replace(said, summary=_summary(blueprint))
 
 
-def _is_of(net: Network, card: Card, weights: FileRecord) -> bool:
+def _is_of(net: Configured, card: Card, weights: FileRecord) -> bool:
     """True where ``card`` is about these weights, by the hash it pins or by the one it came with.
 
     A card that pins no hash and that the user has put on ``net`` is about whatever the user saves.
@@ -222,7 +222,7 @@ def _is_of(net: Network, card: Card, weights: FileRecord) -> bool:
     return WEIGHTS not in card.files or card.files[WEIGHTS] == weights
 
 
-def card_for(net: Network, card: Card | None, source: Blueprint) -> Card | None:
+def card_for(net: Configured, card: Card | None, source: Blueprint) -> Card | None:
     """``card`` of the weights of ``source``, for ``net`` that was loaded with them or built like them.
 
     As it is where nothing else is different; without results and summary where settings are; without all that its
@@ -236,7 +236,7 @@ def card_for(net: Network, card: Card | None, source: Blueprint) -> Card | None:
     return dataclasses.replace(told, summary=_summary(now), parameters=_count(net))
 
 
-def note_untrained(net: Network, card: Card, source: Blueprint) -> None:
+def note_untrained(net: Configured, card: Card, source: Blueprint) -> None:
     """Give ``net``, built with random weights, the ``card`` of the model ``source``: without files and results.
 
     It says what the network is to be trained on. Saved as it is, the network has a card without all that.
@@ -245,7 +245,7 @@ def note_untrained(net: Network, card: Card, source: Blueprint) -> None:
     net.describe(told, weights=None)
 
 
-def note_other_weights(net: Network) -> None:
+def note_other_weights(net: Configured) -> None:
     """Take out of the card of ``net`` what its weights were trained on: some of them have just been replaced."""
     if net.card is not None:
         card = _of_other_weights(net.card, Blueprint.of(net), {}, name=net.card.name)
@@ -254,7 +254,7 @@ def note_other_weights(net: Network) -> None:
 
 
 def note_training(
-    net: Network,
+    net: Configured,
     *,
     name: str,
     classes: Sequence[str],
@@ -301,13 +301,11 @@ def _as_named(folder: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+|\.{2,}", "-", folder).strip("._-") or "model"
 
 
-def _state(net: Network) -> dict[str, Tensor]:
+def _state(net: Configured) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()}
 
 
 def _contents(blueprint: Blueprint, state: Mapping[str, Tensor]) -> dict[str, bytes]:
-    from safetensors.torch import save as to_bytes
-
     return {CONFIG: blueprint.to_json().encode(), WEIGHTS: to_bytes(dict(state))}
 
 
@@ -336,7 +334,7 @@ def _revised(card: Card, blueprint: Blueprint, files: Mapping[str, FileRecord]) 
     return dataclasses.replace(card, **changes, **blueprint.facts())
 
 
-def _check_state(net: Network, config: NetworkConfig, state: Mapping[str, Tensor]) -> None:
+def _check_state(net: Configured, config: NetworkConfig, state: Mapping[str, Tensor]) -> None:
     wanted = shapes_of(config)
     wrong = sorted(k for k in wanted.keys() | state.keys() if k not in state or wanted.get(k) != tuple(state[k].shape))
     if wrong:

@@ -12,7 +12,8 @@ from snntorch_smixer.errors import SettingError, check_count, is_count
 from snntorch_smixer.kernels.integer_fire import integer_spikes
 from snntorch_smixer.layers.encode import encode
 from snntorch_smixer.memory import KeepsLess
-from snntorch_smixer.models.network import Network, NetworkConfig
+from snntorch_smixer.models.network import Network
+from snntorch_smixer.models.spec import NetworkConfig, architecture, named
 
 STRIDE = 16
 """Pixels per token along each side: four convolutions of stride 2."""
@@ -211,6 +212,7 @@ class AttentionBlock(nn.Module):
         return x + self.mlp(x)
 
 
+@architecture(SDTV3Config)
 class SDTV3(Network):
     """Spike-Driven Transformer V3, the base model, with the state-dict keys of upstream's.
 
@@ -281,9 +283,11 @@ class SDTV3(Network):
         return head
 
 
-CONFIGS: Mapping[str, SDTV3Config] = {
-    "sdt-v3-5m": SDTV3Config(),
-    "sdt-v3-10m": SDTV3Config(dims=(48, 96, 192, 240)),
-    "sdt-v3-19m": SDTV3Config(dims=(64, 128, 256, 360)),
-}
+CONFIGS: Mapping[str, SDTV3Config] = named(
+    {
+        "sdt-v3-5m": SDTV3Config(),
+        "sdt-v3-10m": SDTV3Config(dims=(48, 96, 192, 240)),
+        "sdt-v3-19m": SDTV3Config(dims=(64, 128, 256, 360)),
+    }
+)
 """Named configurations, by millions of parameters: Efficient_Spiking_Transformer_s, _m and _l of upstream."""

@@ -23,12 +23,14 @@ from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.stem import SpikingPatchSplitting
 from snntorch_smixer.models.config import SMixerConfig
 from snntorch_smixer.models.network import Network, block_indices
+from snntorch_smixer.models.spec import architecture
 from snntorch_smixer.neurons import LIF, Dspike
 from snntorch_smixer.pruning.place import StepChoice
 from snntorch_smixer.pruning.pruner import DSTSP
 from snntorch_smixer.selection import Selection
 
 
+@architecture(SMixerConfig)
 class SMixerNet(Network):
     """The paper's network on images or event frames.
 

@@ -13,7 +13,8 @@ from snntorch_smixer import shapes
 from snntorch_smixer.errors import SettingError, check_choice, check_count, is_count
 from snntorch_smixer.layers.encode import encode
 from snntorch_smixer.layers.spikformer import SPS, Block, ConvMLP, ConvSSA, LinearMLP, LinearSSA
-from snntorch_smixer.models.network import Network, NetworkConfig
+from snntorch_smixer.models.network import Network
+from snntorch_smixer.models.spec import NetworkConfig, architecture, named
 
 VARIANTS: Mapping[str, int] = {"cifar": 4, "imagenet": 16}
 """The two forms that are published, and the pixels of a token's side in each."""
@@ -132,6 +133,7 @@ def init_linear(modules: Iterable[nn.Module]) -> None:
             nn.init.zeros_(module.bias)
 
 
+@architecture(SpikformerConfig)
 class Spikformer(TransformerNet):
     """Spikformer V1 on images, or on event frames ``(T, B, C, H, W)``.
 
@@ -173,12 +175,14 @@ def _imagenet(dim: int, heads: int) -> SpikformerConfig:
     return SpikformerConfig((224, 224), 3, 1000, variant="imagenet", dim=dim, depth=8, heads=heads)
 
 
-CONFIGS: Mapping[str, SpikformerConfig] = {
-    "spikformer-4-384": SpikformerConfig(),
-    "spikformer-8-384": _imagenet(384, 6),
-    "spikformer-8-512": _imagenet(512, 8),
-    "spikformer-8-768": _imagenet(768, 12),
-}
+CONFIGS: Mapping[str, SpikformerConfig] = named(
+    {
+        "spikformer-4-384": SpikformerConfig(),
+        "spikformer-8-384": _imagenet(384, 6),
+        "spikformer-8-512": _imagenet(512, 8),
+        "spikformer-8-768": _imagenet(768, 12),
+    }
+)
 """Named configurations, ``spikformer-depth-dim``: CIFAR at 32 x 32 and ImageNet at 224 x 224, four steps.
 
 The published code tells the heads of 4-384 and 8-512 only; 8-384 and 8-768 are given 64 channels per head, as 8-512.

@@ -10,6 +10,7 @@ from torch import nn
 
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching import hooks
+from snntorch_smixer.patching.loop import PruneStepInput, PruneStepOutput
 from snntorch_smixer.patching.modules import Current, StoredSteps, WrappedDSTSP
 from snntorch_smixer.patching.reader import Reader
 from snntorch_smixer.patching.standins import InPlaceOf
@@ -101,6 +102,7 @@ class PruneEdit:
     stateful: bool = False
     at_output: bool = False
     first: bool = False
+    loop: bool = False
 
     def describe(self) -> str:
         """What is dropped, where, and on which spikes it is decided."""
@@ -108,6 +110,7 @@ class PruneEdit:
         what = {hooks.ONLY_STEPS: "steps", 0: "steps and tokens"}.get(
             self.block, "more tokens, where its rate is higher"
         )
+        what = f"{what}, the same in each step of a sequence," if self.loop else what
         spikes = "the stream's own spikes" if self.neuron is None else f"spikes of {self.neuron}"
         return f"{self.path}: {what} are dropped {where} it, by {spikes}, layout {self.layout!r}"
 
@@ -123,14 +126,17 @@ class PruneEdit:
             self.block,
             Reader(neuron, self.stateful),
         )
+        hook: hooks.Prune
         if self.at_output:
-            output_hook = hooks.PruneOutput(*shared)
-            output_hook.first = self.first
-            module.register_forward_hook(output_hook)
+            hook = (PruneStepOutput if self.loop else hooks.PruneOutput)(*shared)
+            module.register_forward_hook(hook)
         else:
-            hook = hooks.PruneInput(*shared)
-            hook.first, hook.name = self.first, next(iter(inspect.signature(module.forward).parameters))
+            hook = (PruneStepInput if self.loop else hooks.PruneInput)(*shared)
+            hook.name = next(iter(inspect.signature(module.forward).parameters))
             module.register_forward_pre_hook(hook, with_kwargs=True)
+        hook.first, hook.where = self.first, self.path
+        if self.first:
+            context.dstsp.place_of_steps = hook
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,6 +50,8 @@ class Prune(Hook):
 
     first = False
     """True where nothing was pruned before: activation checkpointing may run this place again."""
+    where = ""
+    """Dotted name of the module that it is on."""
 
     def prune(self, x: Tensor) -> Tensor:
         """The stream, pruned, in its own layout."""

@@ -17,7 +17,9 @@ from snntorch_smixer.layers.mixer import is_plain, matrix, mix_tokens
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.memory import KeepsLess
 from snntorch_smixer.patching.record import Found, Plan, check_fits
+from snntorch_smixer.patching.sequence import Loop, Sequence
 from snntorch_smixer.pruning.pruner import DSTSP, DSTSPConfig
+from snntorch_smixer.rest import HoldsSequence
 from snntorch_smixer.selection import Selection, take_tokens
 
 
@@ -184,7 +186,7 @@ class StoredSteps:
             self.before = None
 
 
-class WrappedDSTSP(DSTSP, KeepsLess):
+class WrappedDSTSP(DSTSP, KeepsLess, HoldsSequence):
     """A `DSTSP` that `wrap` put in and `unwrap` takes out again.
 
     Its ``memory`` is that of the whole wrapped model, for whatever in it has no mode of its own. "reference" unless
@@ -194,6 +196,13 @@ class WrappedDSTSP(DSTSP, KeepsLess):
         settings: see `DSTSPConfig`.
         plan: what `wrap` did.
         swap: argument of `wrap`; a model that is saved is wrapped alike when it is loaded.
+        loop: how a model that takes one step at a time is called; None for one that takes all.
+
+    Attributes:
+        sequence: what was chosen for the sequence that runs, in a model that takes one step at a time.
+        place_of_steps: its hook in front of the first block.
+        looks_ahead: where such a model loops by itself, its stem runs twice and tokens are chosen by the spikes of all
+            steps. False: by those of the first step.
     """
 
     plan: Plan
@@ -201,10 +210,16 @@ class WrappedDSTSP(DSTSP, KeepsLess):
     found: Found
     current: Current
     stored: StoredSteps
-    _more_settings = ("memory", "chunks")
+    loop: Loop | None
+    sequence: Sequence
+    place_of_steps: Any
+    looks_ahead: bool
+    _more_settings = ("memory", "chunks", "looks_ahead")
 
-    def __init__(self, settings: DSTSPConfig, plan: Plan, *, swap: bool | str = True) -> None:
+    def __init__(self, settings: DSTSPConfig, plan: Plan, *, swap: bool | str = True, loop: Loop | None = None) -> None:
         self.current, self.stored = Current(), StoredSteps()
+        self.loop, self.sequence, self.place_of_steps = loop, Sequence(), None
+        self.looks_ahead = True
         self.plan, self.swap = plan, swap
         self.keeps_grid = plan.keeps_grid
         super().__init__(settings, depth=plan.depth)
@@ -216,6 +231,11 @@ class WrappedDSTSP(DSTSP, KeepsLess):
         """Raise `SettingError` when ``settings`` do not fit the wrapped model."""
         super().check(settings)
         check_fits(self.plan, settings)
+
+    def reset_mem(self) -> None:
+        """A new sequence, where the caller loops over the steps; resets of snnTorch and of this package call it."""
+        if self.loop is not None and not self.loop.own:
+            self.sequence.start()
 
     def level_cap(self) -> int | None:
         """Most spikes of an integer neuron, where t counts levels and the pruning is active; else None."""

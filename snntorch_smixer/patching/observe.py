@@ -26,6 +26,7 @@ class Call:
         out: first tensor that came out, None while it runs.
         start: running number of the call.
         end: running number of its return.
+        plain: True where a tensor came out, and no tuple.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Call:
     start: int
     out: Tensor | None = None
     end: int = -1
+    plain: bool = False
 
 
 @dataclass(eq=False)
@@ -168,7 +170,7 @@ class _Leave:
         self.recorder = recorder
 
     def __call__(self, _module: nn.Module, _args: Any, out: Any) -> None:
-        self.recorder.leave(first_tensor(out))
+        self.recorder.leave(first_tensor(out), plain=isinstance(out, Tensor))
 
 
 _PRODUCTS = frozenset(
@@ -196,10 +198,10 @@ class _Recorder(TorchFunctionMode):
         self.seen.calls.append(call)
         self.running.append(call)
 
-    def leave(self, out: Tensor | None) -> None:
+    def leave(self, out: Tensor | None, *, plain: bool) -> None:
         self.number += 1
         call = self.running.pop()
-        call.out, call.end = out, self.number
+        call.out, call.end, call.plain = out, self.number, plain
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

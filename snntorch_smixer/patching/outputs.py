@@ -22,6 +22,15 @@ def shapes_of(out: Any) -> tuple[Shape, ...]:
     return tuple(tuple(x.shape) for x in tensors(out))
 
 
+def step_by_step_copy(model: nn.Module) -> nn.Module:
+    """A reset copy to be tried out; where the caller loops over the steps, it takes every one."""
+    twin = reset_copy(model)
+    pruning: WrappedDSTSP = twin.dstsp  # type: ignore[assignment]
+    if pruning.loop is not None and not pruning.loop.own:
+        pruning.t = None
+    return twin
+
+
 def check_outputs(before: tuple[Shape, ...], after: tuple[Shape, ...], current: Current) -> None:
     """Raise `LayoutError` for an output that lost more than the steps and tokens that were dropped.
 
@@ -75,7 +84,7 @@ class TryFirst(Hook):
         if self.tried or not self.drops() or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return
         try:
-            twin = reset_copy(module)
+            twin = step_by_step_copy(module)
         except FamilyError:
             return  # it cannot be copied now: tried the next time
         _keep_only_ours(twin)

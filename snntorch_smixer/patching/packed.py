@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snntorch_smixer.kernels.bits import pack, unpack
+from snntorch_smixer.kernels.spikes import pack, unpack
 
 SAMPLE = 512
 """Values that are looked at before all of them are."""
@@ -21,7 +21,7 @@ class Packed:
     """Values ``unit * code``.
 
     Attributes:
-        codes: bits of the codes, see `kernels.bits`, or the codes as integers.
+        codes: bits of the codes, see `kernels.spikes`, or the codes as integers.
         numel: how many values.
         dtype: of the values.
         unit: what one stands for; 1.0 for plain spikes and for integers.

@@ -18,6 +18,7 @@ from snntorch_smixer.patching import native, probe
 from snntorch_smixer.patching.behaviour import levels_of
 from snntorch_smixer.patching.edits import CapEdit, Edit, PruneEdit, SwapEdit, UnitEdit, WholeGridEdit
 from snntorch_smixer.patching.hooks import ONLY_STEPS
+from snntorch_smixer.patching.loop import find_loop
 from snntorch_smixer.patching.observe import Observation, copied, observe
 from snntorch_smixer.patching.outputs import shapes_of
 from snntorch_smixer.patching.places import read_by_place, special_tokens, unknown_tokens
@@ -32,6 +33,7 @@ from snntorch_smixer.patching.refuse import (
     refuse_wrapped,
     tied_tokens,
 )
+from snntorch_smixer.patching.sequence import Loop
 from snntorch_smixer.patching.survey import Survey, survey
 from snntorch_smixer.patching.swap import Swap, matrices
 from snntorch_smixer.pruning.pruner import DSTSPConfig
@@ -50,12 +52,14 @@ class Patch:
         plan: as the user sees it.
         edits: in the order in which they are applied.
         stored: dotted attributes that store T.
+        loop: how a model that takes one step at a time is called.
         out_shapes: of all outputs on the example; empty without one.
     """
 
     plan: Plan
     edits: tuple[Edit, ...]
     stored: tuple[str, ...] = ()
+    loop: Loop | None = None
     out_shapes: tuple[tuple[int, ...], ...] = ()
 
 
@@ -139,18 +143,22 @@ def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool 
         sites, surveys = _attending(model, sites, surveys)
     sites = replace(sites, keeps_grid=sites.keeps_grid or any(found.spatial for found in surveys.values()))
     refuse_left(surveys, swap)
+    loop = _loop(model, sites, surveys, example)
     tokens, steps = _sizes(sites, surveys, seen)
     swaps = _swap_edits(model, sites, surveys, swap, tokens)
     refuse_shared_attention(model, swaps)
     swapped = {edit.path: edit.swap for edit in swaps}
     caps = tuple(_cap_edits(model, sites, swapped)) if sites.virtual_steps else ()
     levels = max((cap.levels for cap in caps), default=None)
-    prunes = (_renamed(edit, swapped) for edit in _prune_edits(model, sites, subject.stem, surveys))
+    prunes = (
+        replace(_renamed(edit, swapped), loop=loop is not None)
+        for edit in _prune_edits(model, sites, subject.stem, surveys)
+    )
     edits: list[Edit] = [*swaps, *_whole_grid_edits(surveys, swap), *_first_marked(prunes), *caps]
     if sites.keeps_grid:
         edits += _unit_edits(sites, surveys, swapped)
-    places = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
-    last, depth = tokens[sites.blocks[-1]], len(places)
+    pruned = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
+    last, depth = tokens[sites.blocks[-1]], len(pruned)
     check_rates(settings.ps, depth=depth, may_fall=sites.keeps_grid)
     plan = Plan(
         model=type(model).__name__,
@@ -162,14 +170,34 @@ def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool 
         depth=depth,
         levels=levels,
         keeps_grid=sites.keeps_grid,
-        refusal=no_pruning(sites, surveys),
+        refusal=no_pruning(surveys),
+        every_step="" if loop is None else loop.cannot_drop(),
         fixed=tied_tokens(sites, surveys, tokens) or _special(model, replace(subject, sites=sites), surveys, example),
         left=tuple(_left(sites, surveys, swapped, swap)),
-        has_spikes=all(edit.neuron is not None or _holds_spikes(edit, seen) for edit in places),
+        has_spikes=all(edit.neuron is not None or _holds_spikes(edit, seen) for edit in pruned),
         edits=tuple(edit.describe() for edit in edits),
     )
     check_fits(plan, settings)
-    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), () if seen is None else shapes_of(seen.out))
+    shapes = () if seen is None else shapes_of(seen.out)
+    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), loop, shapes)
+
+
+def _loop(model: nn.Module, sites: Sites, surveys: dict[str, Survey], example: _Seen) -> Loop | None:
+    """How the model is called where its blocks take one step at a time, None where they take all.
+
+    Raises:
+        FamilyError: some blocks do and others do not, or it cannot be told without an example.
+    """
+    single = [path for path in sites.blocks if loops_itself(surveys[path], sites)]
+    if not single:
+        return None
+    other = next((path for path in sites.blocks if path not in single), None)
+    if other is not None:
+        raise FamilyError(
+            f"wrap: {single[0]} takes one step at a time and {other} takes all, so they are of two streams. Wrap the "
+            "parts apart, or register a family, see dstsp.register."
+        )
+    return find_loop(model, tuple(single), example.run, example.args)
 
 
 def _attending(model: nn.Module, sites: Sites, surveys: dict[str, Survey]) -> tuple[Sites, dict[str, Survey]]:

@@ -38,7 +38,10 @@ def find_sites(model: nn.Module, seen: Observation) -> Subject | None:
     blocks = tuple(dict.fromkeys(_block(model, path, seen) for path in attentions))
     first = seen.first_call(blocks[0])
     start = 0 if first is None else first.start
-    spatial = any(number >= start for number, _ in seen.spatial)
+    # Where the model loops over the steps its stem runs again behind the blocks.
+    stem_paths = {path for number, path in seen.spatial if number < start}
+    loops = sum(call.path == blocks[0] for call in seen.calls) > 1
+    spatial = any(number >= start and not (loops and path in stem_paths) for number, path in seen.spatial)
     whole = survey(model.get_submodule(blocks[0]), rank=None if first is None or first.x is None else first.x.dim())
     stem = None if whole.residual or first is None else _stem(first, seen)
     return Subject("probe", Sites(blocks, keeps_grid=spatial), stem=stem)

@@ -34,6 +34,7 @@ class Plan:
         refusal: why nothing can be dropped, "" where it can.
         edits: one line per edit.
         fixed: why no token can be dropped, "" where they can; steps may be.
+        every_step: why no step can be dropped, "" where they can; tokens may be.
         left: one line per attention or product that stays as it is, with the reason.
         memory: what the memory mode does, one line each; only `summary` tells.
         inactive: why nothing is dropped now whatever the settings are, "" where it is; only `summary` tells.
@@ -57,6 +58,7 @@ class Plan:
     refusal: str
     edits: tuple[str, ...]
     fixed: str = ""
+    every_step: str = ""
     left: tuple[str, ...] = ()
     memory: tuple[str, ...] = ()
     inactive: str = ""
@@ -182,6 +184,8 @@ def check_fits(plan: Plan, settings: DSTSPConfig) -> None:
     prunes = settings.t not in (None, steps) or drops
     if prunes and plan.refusal:
         raise SettingError(f"wrap: this {plan.model} cannot be pruned: {plan.refusal}. Pass ps=0, t=None to swap only.")
+    if plan.every_step and settings.t not in (None, steps):
+        raise SettingError(f"wrap: no step of this {plan.model} can be dropped: {plan.every_step}.")
     if drops and plan.fixed:
         raise SettingError(
             f"wrap: the tokens of this {plan.model} cannot be pruned: {plan.fixed}. Pass ps=0 to keep all of them."

@@ -107,16 +107,11 @@ def loops_itself(found: Survey, sites: Sites) -> bool:
     return "t" not in Layout(found.layout) and not sites.virtual_steps and found.remembers
 
 
-def no_pruning(sites: Sites, surveys: dict[str, Survey]) -> str:
+def no_pruning(surveys: dict[str, Survey]) -> str:
     """Why neither tokens nor steps of this model may be dropped, "" where they may be."""
     for path, found in surveys.items():
         if found.causal:
             return f"{path} is causal, and what is kept of a token would depend on those behind it"
-        if loops_itself(found, sites):
-            return (
-                f"{path} takes one step at a time and its neurons remember, so that the loop over time is the model's "
-                "own or its caller's: no step can be left out there, and each step would keep other tokens"
-            )
     return ""
 
 

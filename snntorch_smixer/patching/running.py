@@ -13,6 +13,7 @@ from torch import nn
 from snntorch_smixer.errors import FamilyError, SettingError
 from snntorch_smixer.modes import undisturbed
 from snntorch_smixer.patching.lean import Lean, why_nothing
+from snntorch_smixer.patching.loop import sequence_of
 from snntorch_smixer.patching.modules import Call, WrappedDSTSP
 from snntorch_smixer.patching.observe import ByValue
 
@@ -52,7 +53,7 @@ def watched(kind: Any) -> Any:
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             dstsp = self.dstsp
             if not torch.compiler.is_compiling():
-                return _run(self, dstsp, functools.partial(kind.__call__, self, *args, **kwargs), args)
+                return _run(self, dstsp, functools.partial(kind.__call__, self), (args, kwargs))
             dstsp.current.begin_compiled()
             dstsp.stored.restore()
             out = kind.__call__(self, *args, **kwargs)
@@ -85,13 +86,14 @@ def _remade(function: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Mod
     return model
 
 
-def _run(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[[], Any], inputs: Any) -> Any:
+def _run(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[..., Any], inputs: tuple[Any, Any]) -> Any:
     running = _Running(model, dstsp)
     with undisturbed():
         try:
             try:
-                running.begin(inputs)
-                out = forward()
+                running.begin(inputs[0])
+                with sequence_of(model, dstsp, inputs) as args:
+                    out = forward(*args, **inputs[1])
                 running.done = True
                 return out
             finally:

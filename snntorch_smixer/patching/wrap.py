@@ -19,8 +19,7 @@ from snntorch_smixer.patching.edits import LATER, Context, undo
 from snntorch_smixer.patching.fit import fit
 from snntorch_smixer.patching.hooks import SameGrid, picture_size
 from snntorch_smixer.patching.modules import WrappedDSTSP
-from snntorch_smixer.patching.observe import reset_copy
-from snntorch_smixer.patching.outputs import TryFirst, check_outputs, shapes_of
+from snntorch_smixer.patching.outputs import TryFirst, check_outputs, shapes_of, step_by_step_copy
 from snntorch_smixer.patching.plan import Patch, look
 from snntorch_smixer.patching.record import Plan, steps_after, tokens_after
 from snntorch_smixer.patching.running import unwatch, watch
@@ -28,6 +27,7 @@ from snntorch_smixer.patching.standins import InPlaceOf, SwappedAttention
 from snntorch_smixer.patching.state import restored
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.pruning.rates import Rates
+from snntorch_smixer.rest import teach_snntorch_reset
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -104,11 +104,13 @@ def wrap(
 
 @torch.inference_mode(False)
 def _apply(model: nn.Module, patch: Patch, swap: bool | str, example: Any) -> None:
-    dstsp = WrappedDSTSP(patch.plan.settings, patch.plan, swap=swap).train(model.training)
+    dstsp = WrappedDSTSP(patch.plan.settings, patch.plan, swap=swap, loop=patch.loop).train(model.training)
     context = Context(dstsp, dstsp.current, dstsp.stored)
     for edit in patch.edits:
         edit.apply(model, context)
     dstsp.stored.places = tuple(_place(model, name) for name in patch.stored)
+    if patch.loop is not None:
+        teach_snntorch_reset()
     if patch.plan.family != "native":
         same = SameGrid(dstsp, picture_size(example))
         model.register_forward_pre_hook(same, with_kwargs=True)
@@ -137,7 +139,7 @@ def _try(model: nn.Module, patch: Patch, example: Any) -> None:
     try:
         tried = TryFirst.of(model)
         tried.tried = tried.drops()
-        twin = reset_copy(model)
+        twin = step_by_step_copy(model)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             out = twin(*(example if isinstance(example, tuple) else (example,)))
         check_outputs(patch.out_shapes, shapes_of(out), TryFirst.of(twin).current)

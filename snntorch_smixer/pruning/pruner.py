@@ -251,12 +251,20 @@ class DSTSP(nn.Module):
         chosen = self._select(counts.sum(0), kept, block)
         if not chosen.drops_tokens or self.keeps_grid:
             return x, chosen
-        # What is left of an earlier pruning is the whole of this one.
-        here = chosen
-        if kept.drops_tokens:
-            places = kept.tokens.unsqueeze(1) == chosen.tokens.unsqueeze(2)
-            here = replace(chosen, tokens=places.to(torch.uint8).argmax(2), full_tokens=kept.tokens.shape[1])
-        return merge_dropped(x, here, self.settings.merge), chosen
+        return merge_dropped(x, self.within(chosen, kept), self.settings.merge), chosen
+
+    def choose_tokens(self, spikes: Tensor | Spikes, kept: Selection, block: int = 0) -> Selection:
+        """The tokens that a pruning in front of ``block`` would keep of ``kept``, by spikes ``(T, B, N', C)``."""
+        with torch.no_grad():
+            return self._select(siv(spikes, "t c"), kept, block)
+
+    @staticmethod
+    def within(chosen: Selection, kept: Selection | None) -> Selection:
+        """``chosen`` counted among the tokens of ``kept``: what is left of an earlier pruning is all there is."""
+        if kept is None or not kept.drops_tokens:
+            return chosen
+        places = kept.tokens.unsqueeze(1) == chosen.tokens.unsqueeze(2)
+        return replace(chosen, tokens=places.to(torch.uint8).argmax(2), full_tokens=kept.tokens.shape[1])
 
     def _steps_to_keep(self, steps: int) -> int:
         return steps if self.settings.t is None else self.settings.t

@@ -39,7 +39,13 @@ def best_match(x: Tensor, kept: Selection) -> Tensor:
         return similarity.argmax(2)
 
 
-def merge_dropped(x: Tensor, kept: Selection, merge: str = "softmatch") -> Tensor:
+def joined(x: Tensor, kept: Selection) -> Tensor:
+    """Which kept token each dropped one joins, as a matrix of ones and zeros ``(B, N', N - N')``; see `best_match`."""
+    slots = torch.arange(kept.tokens.shape[1], device=x.device)
+    return (best_match(x, kept)[:, None] == slots[:, None]).to(x.dtype)
+
+
+def merge_dropped(x: Tensor, kept: Selection, merge: str = "softmatch", *, joins: Tensor | None = None) -> Tensor:
     """Pruned tokens: the kept ones, after the dropped ones were merged into them or not.
 
     Args:
@@ -47,6 +53,7 @@ def merge_dropped(x: Tensor, kept: Selection, merge: str = "softmatch") -> Tenso
         kept: which tokens were kept.
         merge: "softmatch": each dropped token joins its most similar kept token, size-weighted mean. "sum": joins it by
             addition. "drop": is lost. "fuse": all dropped ones become one extra token, their mean.
+        joins: of `joined` where it was found before, as in a model that takes one step at a time.
 
     Returns:
         ``(T', B, N', C)``, with N' + 1 tokens for "fuse".
@@ -67,8 +74,7 @@ def merge_dropped(x: Tensor, kept: Selection, merge: str = "softmatch") -> Tenso
     lost = take_tokens(x, kept.dropped())
     if merge == "fuse":
         return torch.cat([mine, lost.mean(2, keepdim=True)], 2)
-    slots = torch.arange(kept.tokens.shape[1], device=x.device)
-    joins = (best_match(x, kept)[:, None] == slots[:, None]).to(x.dtype)  # (B, N', N - N')
+    joins = joined(x, kept) if joins is None else joins
     total = mine + joins @ lost
     if merge == "sum":
         return total

@@ -1,7 +1,6 @@
 """Kernel launches, on networks whose operators can be listed by hand."""
 
 import sys
-import types
 
 import pytest
 import torch
@@ -108,24 +107,6 @@ def test_fake_tensors_count_plain_torch_in_any_tier(firing_net):
     assert found.total() < plain.total() / 2
     assert any(name.startswith("cpp_fused") for name in found)
     assert found["mm"] == plain["mm"]
-
-
-def test_triton_kernels_of_this_package_count(monkeypatch):
-    def launch(kernel):
-        pass
-
-    home = "snntorch_smixer.kernels.triton_tools"
-    monkeypatch.setitem(sys.modules, home, types.SimpleNamespace(launch=launch))
-
-    def function(x):
-        launch(test_what_runs_no_kernel)
-        return x.clone()
-
-    assert kernel_launches(Doubled(function), torch.randn(4, 3)) == {
-        "test_what_runs_no_kernel": 1,
-        "clone": 1,
-        **AROUND,
-    }
 
 
 def test_a_profiler_that_was_there_stays():

@@ -43,11 +43,11 @@ def twice(x: torch.Tensor) -> torch.Tensor:
 def test_auto_is_eager_on_the_cpu(monkeypatch):
     compiler = FakeCompiler()
     monkeypatch.setattr(torch, "compile", compiler)
-    monkeypatch.setattr(compiled, "_why_no_triton", lambda _: "there is no CUDA device")
+    monkeypatch.setattr(compiled, "_why_no_cuda", lambda: "there is no CUDA device")
     assert active() == {
         "impl": "auto",
         "active": "eager",
-        "why": "compiling takes seconds, so it runs only where it is asked for; no Triton: there is no CUDA device",
+        "why": "compiling takes seconds, so on the CPU it runs only where it is asked for; there is no CUDA device",
     }
     assert Tiered(twice)(torch.ones(2)).tolist() == [2, 2]
     assert compiler.compiled == 0
@@ -80,17 +80,16 @@ def test_an_unknown_tier_is_refused():
     with pytest.raises(SettingError) as caught, use("fast"):
         pass
     assert str(caught.value) == (
-        "compiled.set_impl: impl='fast' is unknown. Expected one of auto, eager, compile, triton. Pass one of these."
+        "compiled.set_impl: impl='fast' is unknown. Expected one of auto, eager, compile. Pass one of these."
     )
 
 
-def test_triton_is_refused_where_it_cannot_run(monkeypatch):
-    monkeypatch.setattr(compiled, "_why_no_triton", lambda _: "there is no CUDA device")
+def test_the_tier_of_an_earlier_version_is_refused_in_words():
     with pytest.raises(SettingError) as caught:
         set_impl("triton")
     assert str(caught.value) == (
-        'compiled.set_impl: impl="triton" cannot run here: there is no CUDA device. Use "auto", which takes Triton '
-        "where it runs."
+        'compiled.set_impl: got impl="triton", a tier of an earlier version; torch.compile writes the Triton kernels '
+        'itself now. Pass "auto", which compiles on CUDA, or "compile".'
     )
     assert active()["impl"] == "auto"
 
@@ -98,27 +97,33 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch):
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def test_the_tier_depends_on_the_device(monkeypatch):
-    monkeypatch.setattr(compiled, "_why_no_triton", lambda device: None if device != CPU else "a CPU")
-    assert (tier(CPU), tier(CUDA)) == ("eager", "triton")
-    assert active() == {
-        "impl": "auto",
-        "active": "triton",
-        "why": "Triton runs on the CUDA device; on the CPU it is eager",
-    }
-    for impl, wanted in (("eager", ("eager", "eager")), ("compile", ("compile",) * 2), ("triton", ("eager", "triton"))):
+def test_auto_compiles_on_cuda_and_not_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(compiled, "_why_no_cuda", lambda: None)
+    assert (tier(CPU), tier(CUDA), tier(torch.device("meta"))) == ("eager", "compile", "eager")
+    assert active() == {"impl": "auto", "active": "compile", "why": "on the CUDA device; eager on the CPU"}
+    for impl in ("eager", "compile"):
         with use(impl):
-            assert (tier(CPU), tier(CUDA)) == wanted
-            assert active()["active"] == impl
-    monkeypatch.setattr(compiled, "_why_no_triton", lambda _: "Triton is not installed")
-    assert (tier(CPU), tier(CUDA)) == ("eager", "eager")
+            assert tier(CPU) == tier(CUDA) == active()["active"] == impl
+    compiled._setting.failure = "no compiler"
+    assert (tier(CUDA), active()["active"]) == ("eager", "eager")
 
 
-def test_auto_on_the_cpu_never_asks_for_triton(monkeypatch):
-    monkeypatch.setattr(compiled, "_why_no_triton", lambda _: None)  # as under Triton's interpreter
-    assert tier(CPU) == "eager"
-    with use("triton"):
-        assert tier(CPU) == "triton"
+def test_auto_is_eager_on_cuda_without_what_compiling_needs(monkeypatch):
+    monkeypatch.setattr(compiled, "_why_no_cuda", compiled._why_no_cuda.__wrapped__)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for package, capability, why in (
+        (None, (9, 0), "is not installed"),
+        ("triton", (6, 1), "has compute capability 6.1"),
+    ):
+        monkeypatch.setattr(compiled, "find_spec", lambda name, found=package: found)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        assert tier(CUDA) == active()["active"] == "eager"
+        assert why in active()["why"]
+
+
+def test_on_cuda_the_compiler_rounds_as_plain_torch():
+    assert compiled._numerics(CUDA) == {"options": {"emulate_precision_casts": True}}
+    assert compiled._numerics(CPU) == {}
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no working C++ compiler\nfound"), PermissionError("read-only")])

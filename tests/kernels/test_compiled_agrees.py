@@ -7,7 +7,8 @@ import pytest
 import torch
 from snntorch import surrogate
 
-from snntorch_smixer.kernels import compiled, norm_fire_compiled
+from snntorch_smixer.kernels import compiled
+from snntorch_smixer.kernels import norm_fire as one_pass
 from snntorch_smixer.kernels.batch_norm import NormCall, fold
 from snntorch_smixer.kernels.compiled import Tiered, active, use
 from snntorch_smixer.kernels.fire import Firing, fire
@@ -85,7 +86,7 @@ def test_compiled_norm_and_neuron_agree(shape: tuple[int, ...], steps: int | Non
             assert torch.equal(a, b)  # not one spike flips, and the statistics are the same bits
         for a, b in zip(got[4:], wanted[4:], strict=True):
             assert (a - b).abs().max() <= 1e-5 * b.abs().max()
-    assert norm_fire_compiled.rounding() is not None
+    assert one_pass.rounding() is not None
 
 
 @pytest.mark.slow
@@ -93,7 +94,7 @@ def test_compiled_norm_and_neuron_agree(shape: tuple[int, ...], steps: int | Non
 @pytest.mark.parametrize("shape", [(2, 4001, 131), (2, 16, 131, 250)])
 def test_the_compiled_normalisation_is_torchs_bit_for_bit(shape: tuple[int, ...]):
     # A spike flips only where the last bit of a value next to the threshold differs, which spikes alone do not show.
-    module = norm_fire_compiled
+    module = one_pass
     weight, bias = torch.rand(131) + 0.5, torch.randn(131)
     z, neuron = torch.randn(shape) * 3 + 1, Firing(torch.tensor(0.5), torch.tensor(0.6), Dspike())
     maps = z[..., None] if z.dim() == 4 else z
@@ -111,12 +112,12 @@ def test_the_compiled_normalisation_is_torchs_bit_for_bit(shape: tuple[int, ...]
 def test_what_the_compiled_norm_does_not_serve_takes_torchs_own(dtype: torch.dtype):
     z, neuron = torch.randn(2, 3, 5, 8), Firing(torch.tensor(0.5), torch.tensor(0.6), Dspike())
     weight = torch.ones(8)
-    assert norm_fire_compiled.serves(z, weight, neuron)
-    assert not norm_fire_compiled.serves(z.to(dtype), weight, neuron)
-    assert not norm_fire_compiled.serves(z, weight.to(dtype), neuron)
-    assert not norm_fire_compiled.serves(z.transpose(0, 1), weight, neuron)
-    assert not norm_fire_compiled.serves(z, weight, Firing(torch.rand(5, 8), torch.tensor(0.6), Dspike()))
-    assert not norm_fire_compiled.serves(z, weight, Firing(torch.tensor(0.5), torch.tensor(0.6), lambda v: v))
+    assert one_pass.fits_one_pass(z, weight, neuron)
+    assert not one_pass.fits_one_pass(z.to(dtype), weight, neuron)
+    assert not one_pass.fits_one_pass(z, weight.to(dtype), neuron)
+    assert not one_pass.fits_one_pass(z.transpose(0, 1), weight, neuron)
+    assert not one_pass.fits_one_pass(z, weight, Firing(torch.rand(5, 8), torch.tensor(0.6), Dspike()))
+    assert not one_pass.fits_one_pass(z, weight, Firing(torch.tensor(0.5), torch.tensor(0.6), lambda v: v))
 
 
 @pytest.mark.slow
@@ -177,3 +178,25 @@ def test_without_a_compiler_one_warning_and_the_same_spikes(monkeypatch, tmp_pat
     with missing, use("compile"), pytest.warns(RuntimeWarning, match="plain torch runs instead"):
         spikes = fire(x, torch.tensor(0.5), torch.tensor(1.0), Dspike()).values
     assert torch.equal(spikes, lif(x, torch.tensor(0.5), torch.tensor(1.0), Dspike()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shape", [(4, 16, 65, 131), (4, 4, 37, 31, 17)])
+def test_what_auto_compiles_on_cuda_fires_the_same_spikes(shape: tuple[int, ...]):
+    is_map = len(shape) == 5
+    norm = (torch.nn.BatchNorm2d if is_map else torch.nn.BatchNorm1d)(shape[2] if is_map else shape[-1]).cuda()
+    neuron = Firing(torch.tensor(0.5, device="cuda"), torch.tensor(0.6, device="cuda"), Dspike())
+    z, results = torch.randn(shape, device="cuda", requires_grad=True), []
+    for impl in ("auto", "eager"):
+        with use(impl):
+            spikes = norm_fire(z, copy.deepcopy(norm), neuron)
+            grad = torch.autograd.grad((spikes.values * z.detach()).sum(), z)[0]
+            results.append((spikes.values, spikes.bits, grad))
+            assert active()["active"] == ("compile" if impl == "auto" else "eager")
+    assert compiled._setting.failure is None
+    assert not compiled._setting.failures
+    (got, bits, by_z), (wanted, wanted_bits, wanted_by_z) = results
+    assert torch.equal(got, wanted)
+    assert torch.equal(bits, wanted_bits)
+    assert (by_z - wanted_by_z).abs().max() <= 1e-5 * wanted_by_z.abs().max()

@@ -7,9 +7,9 @@ from snntorch import surrogate
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import LayoutError, SettingError
-from snntorch_smixer.kernels.bits import unpack
 from snntorch_smixer.kernels.fire import fire
 from snntorch_smixer.kernels.lif import RESETS, lif
+from snntorch_smixer.kernels.spikes import unpack
 from snntorch_smixer.surrogates import Dspike, picklable
 
 SHAPE = (2, 5, 11)  # B, N, C: nothing a multiple of 8

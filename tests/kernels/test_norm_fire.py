@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError, SettingError
-from snntorch_smixer.kernels.bits import unpack
 from snntorch_smixer.kernels.fire import Firing
 from snntorch_smixer.kernels.lif import lif
 from snntorch_smixer.kernels.norm_fire import norm_fire, norm_only
+from snntorch_smixer.kernels.spikes import unpack
 from snntorch_smixer.surrogates import Dspike
 
 TOKENS, MAPS = (3, 5, 11), (3, 11, 4, 5)  # B, N, C and B, C, H, W

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from snntorch_smixer import shapes
 from snntorch_smixer.errors import LayoutError
 from snntorch_smixer.kernels import norm_fire as whole
-from snntorch_smixer.kernels import pieces
-from snntorch_smixer.kernels.bits import unpack
+from snntorch_smixer.kernels import recompute as pieces
 from snntorch_smixer.kernels.fire import Firing, fire
 from snntorch_smixer.kernels.lif import lif
 from snntorch_smixer.kernels.norm_fire import norm_fire
 from snntorch_smixer.kernels.recompute import recompute_mix, recompute_unit
 from snntorch_smixer.kernels.spike_linear import spike_conv2d, spike_linear
-from snntorch_smixer.kernels.spikes import Spikes
+from snntorch_smixer.kernels.spikes import Spikes, unpack
 from snntorch_smixer.layers.mixer import mix_tokens
 from snntorch_smixer.selection import Selection
 from snntorch_smixer.surrogates import Dspike

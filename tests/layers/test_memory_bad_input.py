@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from snntorch_smixer.errors import LayoutError, SettingError, SMixerError
-from snntorch_smixer.kernels.compiled import active, set_impl, use
+from snntorch_smixer.errors import LayoutError, SMixerError
 from snntorch_smixer.kernels.spikes import Spikes
 from snntorch_smixer.layers.memory import MODES, chain, set_memory
 from snntorch_smixer.layers.mixer import SpikingTokenMixer
@@ -88,15 +87,6 @@ def test_a_cache_folder_without_the_right_to_write(tmp_path: Path):
     (tmp_path / "cache").mkdir(mode=0o500)
     found = alone(WITHOUT_A_COMPILER, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
     assert (found.returncode, found.stdout) == (0, "same\n"), found.stderr
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_no_triton():
-    with pytest.raises(SettingError, match=r"(?i)triton.*CUDA"):
-        set_impl("triton")
-    assert active()["impl"] == "auto"
-    with use("auto"):
-        assert active()["active"] == "eager"
 
 
 def outcome(layer: nn.Module, mode: str, x: Tensor) -> tuple[str, Tensor | None, Tensor | None]:

@@ -8,76 +8,41 @@ is exactly linear is followed; a constant that the border of an image gets is a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from snntorch_smixer.cost.counting import rules
 from snntorch_smixer.cost.counting.axes import plain
-from snntorch_smixer.cost.counting.counters import (
-    Blocks,
-    Link,
-    Operand,
-    Reach,
-    Setting,
-    Tally,
-    Window,
-    one_sided,
-    without_zeros,
-)
-from snntorch_smixer.cost.counting.notes import Call, Role
+from snntorch_smixer.cost.counting.connections import Blocks, Connections, Window
+from snntorch_smixer.cost.counting.counters import Reach, Setting, Tally, one_sided, without_zeros
+from snntorch_smixer.cost.counting.notes import Call, Chain, Key, Link, Operand, Role
 from snntorch_smixer.cost.records import Geometry
 
-Key = tuple[str, str]
-Connections = Blocks | Window | Tensor
-"""Along one axis: groups in which every input reaches every output, a kernel, or who reaches whom as 0 and 1."""
+
+def joined(before: Chain, after: Chain) -> Chain | None:
+    """A chain with one more layer behind it, None where the connections of both together are not known."""
+    maps: dict[int, Connections] = dict(before.maps)
+    for axis, connections in after.maps.items():
+        place = before.places[axis]
+        if place is None:
+            return None
+        both = _composed(maps[place], connections) if place in maps else connections
+        if both is None:
+            return None
+        maps[place] = both
+    return Chain(before.origin, (*before.keys, *after.keys), maps, before.places, after.shape, after.link)
 
 
-@dataclass(frozen=True)
-class Chain:
-    """A tensor as a linear function of another.
-
-    Attributes:
-        origin: what entered the first layer.
-        keys: the layers, as the books name them.
-        maps: connections along the axes of the origin that the layers work on.
-        places: per axis of this tensor, which axis of the origin it was; None where reshapes have mixed it up.
-        shape: of this tensor.
-        link: what became of the last layer's result; shared by its reshapes.
-    """
-
-    origin: Operand
-    keys: tuple[Key, ...]
-    maps: Mapping[int, Connections]
-    places: tuple[int | None, ...]
-    shape: tuple[int, ...]
-    link: Link
-
-    def then(self, after: Chain) -> Chain | None:
-        """This chain with one more layer, None where the connections of both together are not known."""
-        maps: dict[int, Connections] = dict(self.maps)
-        for axis, connections in after.maps.items():
-            place = self.places[axis]
-            if place is None:
-                return None
-            both = _composed(maps[place], connections) if place in maps else connections
-            if both is None:
-                return None
-            maps[place] = both
-        places = tuple(self.places)
-        return Chain(self.origin, (*self.keys, *after.keys), maps, places, after.shape, after.link)
-
-    def tally(self, outputs: int, setting: Setting) -> Tally | None:
-        """Counts of the one layer that all are, for so many outputs; None where it is no layer that a chip has."""
-        found = _one_axis(self, setting) if len(self.maps) == 1 else _convolution(self, setting)
-        if found is not None:
-            found.counts["outputs"] = outputs
-            found.counts["rate_sop"] = round(
-                found.counts["dense"] * found.counts["units"] / max(found.counts["inputs"], 1)
-            )
-        return found
+def tally_of(chain: Chain, outputs: int, setting: Setting) -> Tally | None:
+    """Counts of the one layer that all are, for so many outputs; None where it is no layer that a chip has."""
+    found = _one_axis(chain, setting) if len(chain.maps) == 1 else _convolution(chain, setting)
+    if found is not None:
+        found.counts["outputs"] = outputs
+        found.counts["rate_sop"] = round(found.counts["dense"] * found.counts["units"] / max(found.counts["inputs"], 1))
+    return found
 
 
 def begun(tally: Tally, key: Key, out: Tensor) -> Chain | None:

@@ -9,41 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from snntorch_smixer.cost.counting.axes import Axes, count, plain
-from snntorch_smixer.cost.counting.notes import Note, Padding, Role
+from snntorch_smixer.cost.counting.connections import Blocks, Window
+from snntorch_smixer.cost.counting.notes import Note, Operand, Padding, Role
 from snntorch_smixer.cost.counting.values import Scratch, classify, nonzero, spread, units
 from snntorch_smixer.cost.records import Geometry
-
-
-@dataclass(frozen=True)
-class Operand:
-    """One factor of a product: a tensor and what is known of it."""
-
-    x: Tensor
-    note: Note
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Connections along one axis: groups of neighbours, in which every input reaches every output."""
-
-    inputs: int
-    outputs: int
-    groups: int
-
-
-@dataclass
-class Link:
-    """What became of the result of a linear layer: read by a next one so many times; overwritten with other data."""
-
-    taken: int = 0
-    broken: bool = False
 
 
 @dataclass
@@ -309,51 +284,6 @@ class Convolution:
         back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spatial - 1]
         pads = list(self.output_padding)
         return back(mask, ones, None, list(self.stride), list(self.padding), pads, 1, list(self.dilation))
-
-
-@dataclass(frozen=True)
-class Window:
-    """A kernel along one axis: ``size`` inputs, ``out`` outputs."""
-
-    size: int
-    out: int
-    kernel: int
-    stride: int
-    padding: int
-    dilation: int
-    transposed: bool
-
-    def reach(self) -> Tensor:
-        """Per input position, the taps of the kernel that end at an output."""
-        return _reach(self)
-
-    def matrix(self) -> Tensor | None:
-        """Who reaches whom, as 0 and 1: ``(size, out)``; None where that takes more than 64 MiB."""
-        return _matrix(self) if self.size * self.out <= _LARGEST_MATRIX else None
-
-
-_LARGEST_MATRIX = 2**24
-
-
-@lru_cache(maxsize=4096)
-def _reach(w: Window) -> Tensor:
-    return torch.bincount(_meeting(w)[0], minlength=w.size).double()
-
-
-@lru_cache(maxsize=64)
-def _matrix(w: Window) -> Tensor:
-    matrix = torch.zeros(w.size, w.out)
-    matrix[_meeting(w)] = 1.0
-    return matrix
-
-
-def _meeting(w: Window) -> tuple[Tensor, Tensor]:
-    """Inputs and outputs that meet, one pair for each tap of the kernel."""
-    starts, most = (w.size, w.out) if w.transposed else (w.out, w.size)
-    ends = (torch.arange(starts)[:, None] * w.stride + torch.arange(w.kernel) * w.dilation - w.padding).flatten()
-    real = (ends >= 0) & (ends < most)
-    begins = torch.arange(starts).repeat_interleave(w.kernel)
-    return (begins[real], ends[real]) if w.transposed else (ends[real], begins[real])
 
 
 def without_zeros(reach: Mapping[int, Tensor], padding: Padding | None) -> Mapping[int, Tensor]:

@@ -7,15 +7,15 @@ Whatever does not count as plain spikes is counted call by call, as if it had no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from snntorch_smixer.cost.counting.entries import Entry
-from snntorch_smixer.cost.counting.notes import Note, Role
+from snntorch_smixer.cost.counting.notes import Note, Role, Waiting
 
 LARGEST = 2**17
 """Entries of a tensor that is worth waiting; counting larger ones at once costs little beside their layer."""
@@ -55,39 +55,6 @@ class Pattern:
         return Note(
             Role.DATA, self.result_note.axes, step=step, linear=True, senders=self.result_note.senders, late=waiting
         )
-
-
-@dataclass
-class Waiting:
-    """Calls of one layer that wait to be counted, in their order.
-
-    Attributes:
-        kept: what came in, copied; the same object where it is the same tensor.
-        notes: what was known of it.
-        results: what is known of what came out, to be told how much of it events reached.
-        reached: outputs that events reached in all calls; None until counted together.
-        width: results of one call.
-        again: counts one of the calls by itself.
-    """
-
-    kept: list[Tensor] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    results: list[Note] = field(default_factory=list)
-    reached: int | None = None
-    width: int = 0
-    again: Callable[[int], Any] | None = None
-
-    def add(self, kept: Tensor, note: Note, result: Note) -> None:
-        """One call more."""
-        self.kept.append(kept)
-        self.notes.append(note)
-        self.results.append(result)
-
-    def together(self) -> tuple[Tensor, Note]:
-        """All inputs as steps of one tensor, and the note on it."""
-        note = self.notes[0]
-        first = (("t", len(self.kept)), *note.axes[0]) if len(self.kept) > 1 else note.axes[0]
-        return torch.cat(self.kept), Note(Role.DATA, (first, *note.axes[1:]), raw=note.raw, fired=note.fired)
 
 
 class Copies:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from snntorch_smixer.cost.counting.axes import Axes
+from snntorch_smixer.cost.counting.connections import Connections
 
-if TYPE_CHECKING:
-    from snntorch_smixer.cost.counting.chains import Chain
-    from snntorch_smixer.cost.counting.late import Waiting
+Key = tuple[str, str]
+"""Layer and operation, as the books name them."""
 
 _NAME = "_smixer_cost_note"
 
@@ -112,6 +112,76 @@ class Note:
     chain: Chain | None = None
     part: Chain | None = None
     late: Waiting | None = None
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One factor of a product: a tensor and what is known of it."""
+
+    x: Tensor
+    note: Note
+
+
+@dataclass
+class Link:
+    """What became of the result of a linear layer: read by a next one so many times; overwritten with other data."""
+
+    taken: int = 0
+    broken: bool = False
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A tensor as a linear function of another.
+
+    Attributes:
+        origin: what entered the first layer.
+        keys: the layers, as the books name them.
+        maps: connections along the axes of the origin that the layers work on.
+        places: per axis of this tensor, which axis of the origin it was; None where reshapes have mixed it up.
+        shape: of this tensor.
+        link: what became of the last layer's result; shared by its reshapes.
+    """
+
+    origin: Operand
+    keys: tuple[Key, ...]
+    maps: Mapping[int, Connections]
+    places: tuple[int | None, ...]
+    shape: tuple[int, ...]
+    link: Link
+
+
+@dataclass
+class Waiting:
+    """Calls of one layer that wait to be counted, in their order.
+
+    Attributes:
+        kept: what came in, copied; the same object where it is the same tensor.
+        notes: what was known of it.
+        results: what is known of what came out, to be told how much of it events reached.
+        reached: outputs that events reached in all calls; None until counted together.
+        width: results of one call.
+        again: counts one of the calls by itself.
+    """
+
+    kept: list[Tensor] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    results: list[Note] = field(default_factory=list)
+    reached: int | None = None
+    width: int = 0
+    again: Callable[[int], Any] | None = None
+
+    def add(self, kept: Tensor, note: Note, result: Note) -> None:
+        """One call more."""
+        self.kept.append(kept)
+        self.notes.append(note)
+        self.results.append(result)
+
+    def together(self) -> tuple[Tensor, Note]:
+        """All inputs as steps of one tensor, and the note on it."""
+        note = self.notes[0]
+        first = (("t", len(self.kept)), *note.axes[0]) if len(self.kept) > 1 else note.axes[0]
+        return torch.cat(self.kept), Note(Role.DATA, (first, *note.axes[1:]), raw=note.raw, fired=note.fired)
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from snntorch_smixer.cost.counting.counters import (
     Convolution,
-    Operand,
     Setting,
     Tally,
     convolution,
     is_activation,
     matrix_product,
 )
-from snntorch_smixer.cost.counting.notes import Call, Role
+from snntorch_smixer.cost.counting.notes import Call, Operand, Role
 
 
 def _operand(call: Call, x: Tensor) -> Operand:

@@ -16,12 +16,11 @@ from snntorch_smixer.cost.counting.late import (
     LINEAR,
     Copies,
     Pattern,
-    Waiting,
     kind_of_call,
     may_wait,
     packets_of,
 )
-from snntorch_smixer.cost.counting.notes import Call, Note, Role, Values, read, write
+from snntorch_smixer.cost.counting.notes import Call, Note, Role, Values, Waiting, read, write
 from snntorch_smixer.cost.counting.products import PRODUCTS
 from snntorch_smixer.cost.counting.values import Scratch, classify, spread
 

@@ -14,15 +14,15 @@ from torch.utils._pytree import tree_leaves
 
 from snntorch_smixer.cost.counting import axes as ax
 from snntorch_smixer.cost.counting import rules
-from snntorch_smixer.cost.counting.chains import Chain, begun, passed, writes_constant
-from snntorch_smixer.cost.counting.counters import Operand, Setting, Tally, entrywise_product
+from snntorch_smixer.cost.counting.chains import begun, joined, passed, tally_of, writes_constant
+from snntorch_smixer.cost.counting.counters import Setting, Tally, entrywise_product
 from snntorch_smixer.cost.counting.elementwise import fires, is_strange, masks, resets, verdict
 from snntorch_smixer.cost.counting.entries import Books, Entry
 from snntorch_smixer.cost.counting.frames import Comparison, Firing, Frame, Stack, unseen
 from snntorch_smixer.cost.counting.guess import Guess
 from snntorch_smixer.cost.counting.late import COMPOSED
 from snntorch_smixer.cost.counting.neurons import is_neuron, state_variables
-from snntorch_smixer.cost.counting.notes import Call, Note, Role, Values, read, storage_of, write
+from snntorch_smixer.cost.counting.notes import Call, Chain, Note, Operand, Role, Values, read, storage_of, write
 from snntorch_smixer.cost.counting.products import PRODUCTS, SPELLED
 from snntorch_smixer.cost.counting.queue import Queue
 from snntorch_smixer.cost.counting.transfer import Clock, transfer
@@ -250,8 +250,8 @@ class Recorder(TorchDispatchMode):
         before.link.taken += 1
         first.fed[key] += 1
         first.escaped |= before.link.taken > 1 or before.link.broken
-        longer = None if key in before.keys else before.then(chain)
-        whole = longer.tally(out.numel(), Setting(self.scratch, key[0])) if longer is not None else None
+        longer = None if key in before.keys else joined(before, chain)
+        whole = None if longer is None else tally_of(longer, out.numel(), Setting(self.scratch, key[0]))
         if longer is None or whole is None or (entry.folded is not None and entry.path != longer.keys):
             first.escaped = True
             return chain

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from snntorch_smixer.errors import LayoutError
-from snntorch_smixer.kernels.bits import pack, spike_count, unpack
-from snntorch_smixer.kernels.spikes import Spikes
+from snntorch_smixer.kernels.spikes import Spikes, pack, spike_count, unpack
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool, torch.uint8, torch.int64]
 
@@ -84,7 +83,7 @@ def test_integers_above_one_are_refused_and_named():
     with pytest.raises(LayoutError) as caught:
         pack(torch.tensor([[0, 1, 3]]))
     assert str(caught.value) == (
-        "bits.pack: expected binary spikes, got the value 3 in shape (1, 3); only 0 and 1 fit into bits, so keep "
+        "spikes.pack: expected binary spikes, got the value 3 in shape (1, 3); only 0 and 1 fit into bits, so keep "
         "integer or real values in the plain path"
     )
 
@@ -95,8 +94,8 @@ def test_wrong_shapes_are_refused():
     with pytest.raises(LayoutError) as caught:
         unpack(torch.zeros(4, 2, dtype=torch.uint8), 17)
     assert str(caught.value) == (
-        "bits.unpack: expected uint8 (..., 3) for 17 channels, got torch.uint8 (4, 2); "
-        "pass the bits that bits.pack made of these spikes"
+        "spikes.unpack: expected uint8 (..., 3) for 17 channels, got torch.uint8 (4, 2); "
+        "pass the bits that spikes.pack made of these spikes"
     )
     with pytest.raises(LayoutError, match=r"got torch\.float32"):
         unpack(torch.zeros(4, 2), 16)
