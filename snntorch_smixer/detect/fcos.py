@@ -33,11 +33,11 @@ def spiking_fcos(
     std: Sequence[float] | None = None,
     neuron: Callable[[], nn.Module] = IntegerLIF,
 ) -> FCOS:
-    """torchvision's FCOS with spiking maps and a `SpikingFCOSHead`.
+    """The FCOS of torchvision with spiking maps and a `SpikingFCOSHead`.
 
-    It is called as every detector of torchvision: a list of pictures ``(C, H, W)`` in [0, 1], in training with a list of
-    targets (``boxes`` in pixels as left, top, right, bottom; ``labels`` from 0), gives a dict of losses; in evaluation a
-    list of dicts ``boxes``, ``scores``, ``labels``. Pictures are normalised inside, and padded at the right and the
+    It is called as every detector of torchvision: a list of pictures ``(C, H, W)`` in [0, 1] gives, in training with a
+    list of targets (``boxes`` in pixels as left, top, right, bottom; ``labels`` from 0), its losses; in evaluation
+    a list of dicts ``boxes``, ``scores``, ``labels``. Pictures are normalised inside, and padded at the right and the
     bottom to a multiple of 32. Everything in front of the boxes is spiking but the first convolution of the backbone,
     which reads the picture; anchors, losses and suppression of double boxes are torchvision's.
 
@@ -98,8 +98,8 @@ def _statistics(
     first = next(p for p in backbone.parameters() if p.dim() == 4)
     if {len(mean), len(std)} != {first.shape[1]} or not all(math.isfinite(v) for v in (*mean, *std)) or min(std) <= 0:
         raise SettingError(
-            f"spiking_fcos: got mean={tuple(mean)} and std={tuple(std)} for pictures of {first.shape[1]} channels. Pass "
-            "one finite value per channel, std above 0."
+            f"spiking_fcos: got mean={tuple(mean)} and std={tuple(std)} for pictures of {first.shape[1]} channels. "
+            "Pass one finite value per channel, std above 0."
         )
     return mean, std
 
@@ -152,7 +152,7 @@ class SpikingFCOSHead(nn.Module):
             nn.init.constant_(sides.bias, 2.0)  # in cells; distances begin above the zero of the ReLU
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Maps ``(B, T' * C, H, W)`` to ``cls_logits`` ``(B, cells, K)``, ``bbox_regression`` 4 and ``bbox_ctrness`` 1."""
+        """Maps ``(B, T' * C, H, W)`` to ``cls_logits`` ``(B, cells, K)``, ``bbox_regression`` and ``bbox_ctrness``."""
         out: dict[str, list[Tensor]] = {"cls_logits": [], "bbox_regression": [], "bbox_ctrness": []}
         for i, (one, channels) in enumerate(zip(maps, self.channels, strict=True)):
             steps = one.unflatten(1, (-1, channels)).transpose(0, 1)  # (T', B, C, H, W)
@@ -198,6 +198,6 @@ class FCOSMaps(nn.Module):
         self.backbone, self.head = model.backbone, model.head
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(B, C, H, W)`` to scores ``(B, cells, K)``, distances ``(B, cells, 4)`` in cells, centredness ``(.., 1)``."""
+        """``(B, C, H, W)`` to scores ``(B, cells, K)``, distances ``(B, cells, 4)`` in cells, centredness."""
         out = self.head(list(self.backbone(x).values()))
         return out["cls_logits"], out["bbox_regression"], out["bbox_ctrness"]
