@@ -16,6 +16,8 @@ EXTRAS = {
     "vision": "image data sets and transforms",
     "viz": "pictures and tables",
     "train": "training",
+    "detect": "detection",
+    "onnx": "export to ONNX",
 }
 """What each optional extra of the distribution is for."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +85,13 @@ class SpikingHead(nn.Module):
         self.classes, self.bins, self.strides = classes, bins, tuple(strides)
         self.cv2 = box_branch(channels, bins, neuron=neuron)
         self.cv3 = class_branch(channels, classes, neuron=neuron)
+
+    def start(self, size: tuple[int, int]) -> None:
+        """Let untrained scores say that objects are rare: about 5 in a picture of ``size``, (H, W) in pixels."""
+        for branch, stride in zip(self.cv3, self.strides, strict=True):
+            share = 5 / self.classes / (size[0] * size[1] / stride**2)
+            last = cast(nn.Conv2d, cast(nn.Sequential, branch)[-1])
+            nn.init.constant_(cast(Tensor, last.bias), math.log(share))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Raw distances ``(B, 4 bins, cells)`` and scores ``(B, K, cells)``, all maps behind each other."""

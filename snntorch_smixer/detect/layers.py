@@ -78,6 +78,7 @@ class SpikingConv(Unit):
     ) -> None:
         convolution = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, groups=groups, bias=False)
         super().__init__(convolution, None if neuron is None else neuron())
+        self.stride = stride
 
     @property
     def conv(self) -> nn.Module:
@@ -197,7 +198,7 @@ class SpikingConvBlock(nn.Module):
         if self.pruning is None or not self.pruning.active:
             return None
         with torch.no_grad():
-            kept = self.pruning(shapes.grid_to_tokens(self.separable[0].neuron(x)))  # type: ignore[operator,union-attr]
+            kept = self.pruning(shapes.grid_to_tokens(self.separable[0].neuron(x)))  # type: ignore[operator]
         return None if kept is None else kept.keep_mask().view(-1, 1, *x.shape[3:]).to(x.dtype)
 
 

@@ -6,15 +6,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.detect import layers
 from snntorch_smixer.errors import SettingError, check_choice, check_count, check_name, is_count
-from snntorch_smixer.modes import random_state_kept
 from snntorch_smixer.neurons import IntegerLIF
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 
@@ -315,7 +314,7 @@ class SpikingPyramid(nn.Module):
         if not widths:
             raise SettingError("detector: no row Detect. Write [[20, 24, 28], 1, Detect, []] as the last one.")
         self.save, self.dstsp, self.channels = frozenset(save), build.dstsp, tuple(widths)
-        self.strides = self._strides(channels)
+        self.strides = tuple(strides_of(self.rows)[s] for s in self.rows[-1].f)  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Pictures ``(B, C, H, W)`` or frames ``(T, B, C, H, W)`` to maps ``(T', B, C, H', W')``."""
@@ -330,9 +329,14 @@ class SpikingPyramid(nn.Module):
             kept.append(state if layer.i in self.save else None)
         return list(state)
 
-    def _strides(self, channels: int) -> tuple[int, ...]:
-        training, side = self.training, 64
-        with torch.no_grad(), random_state_kept():
-            maps = self.eval()(torch.zeros(1, channels, side, side))
-        self.train(training)
-        return tuple(side // one.shape[3] for one in maps)
+
+def strides_of(rows: nn.Sequential) -> list[int]:
+    """Pixels per cell behind each row."""
+    found: list[int] = []
+    for layer in rows.children():
+        sources: Any = layer.f
+        source = sources if isinstance(sources, int) else sources[0]
+        before = found[source] if found else 1
+        down = prod(m.stride for m in layer.modules() if isinstance(m, layers.SpikingConv))
+        found.append(before // 2 if isinstance(layer, layers.Upsample) else before * down)
+    return found

@@ -36,7 +36,7 @@ with contained():
     from ultralytics.utils import LOGGER
 
 
-class SpikeDetect(Detect):  # type: ignore[misc]
+class SpikeDetect(Detect):
     """Heads of spiking layers on maps ``(T, B, C, H, W)``; boxes, scores and losses are those of ultralytics.
 
     Args:
@@ -100,7 +100,7 @@ def unregister() -> None:
         tasks.parse_model = tasks.parse_model.theirs
 
 
-class SpikeDetectionModel(tasks.DetectionModel):  # type: ignore[misc]
+class SpikeDetectionModel(tasks.DetectionModel):
     """A spiking detector as ultralytics' detection model.
 
     Args:
@@ -142,7 +142,7 @@ class SpikeDetectionModel(tasks.DetectionModel):  # type: ignore[misc]
         return super()._predict_once(x, profile, embed)
 
 
-class SpikeTrainer(DetectionTrainer):  # type: ignore[misc]
+class SpikeTrainer(DetectionTrainer):
     """Trains a `SpikeDetectionModel`; ``W_M`` is made for the size of the pictures."""
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> SpikeDetectionModel:
@@ -157,7 +157,7 @@ class SpikeTrainer(DetectionTrainer):  # type: ignore[misc]
         return model
 
 
-class SpikeYOLO(YOLO):  # type: ignore[misc]
+class SpikeYOLO(YOLO):
     """``ultralytics.YOLO`` for spiking detectors: train, val, predict and export.
 
     What ultralytics changes for the whole process (threads, print options, OpenCV) is restored behind each call.
@@ -188,7 +188,7 @@ class SpikeYOLO(YOLO):  # type: ignore[misc]
     @property
     def dstsp(self) -> GridDSTSP:
         """The pruning of the detector; its settings may be changed at any time."""
-        return self.model.dstsp  # type: ignore[no-any-return]
+        return self.model.dstsp
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         table = read_config(cfg)
@@ -208,8 +208,8 @@ class SpikeYOLO(YOLO):  # type: ignore[misc]
             SettingError: ps or t does not fit the model, or the pictures are no multiple of the stride.
             CardError: the data set has no pictures, no boxes, or wrong ones; nothing is written then.
         """
-        wanted = {key: value for key, value in {"ps": ps, "t": t}.items() if value is not None}
-        settings = replace(self.dstsp.settings, **wanted)
+        now = self.dstsp.settings
+        settings = replace(now, ps=now.ps if ps is None else ps, t=now.t if t is None else t)
         self.dstsp.check(settings)
         _check_training(kwargs)
         self.dstsp.settings = settings

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from snntorch_smixer.errors import CardError
 from snntorch_smixer.extras import need, torchvision_ready
+from snntorch_smixer.pictures import read_picture
 from snntorch_smixer.train.augment import augment, erase, rand_augment
 from snntorch_smixer.train.data import normalise
 from snntorch_smixer.train.files import (
@@ -23,7 +24,6 @@ from snntorch_smixer.train.files import (
     in_order,
     shuffled,
 )
-from snntorch_smixer.pictures import read_picture
 from snntorch_smixer.train.recipe import Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

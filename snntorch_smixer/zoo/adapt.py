@@ -30,7 +30,7 @@ def adapt(state: Mapping[str, Tensor], net: Network, *, grid: tuple[int, int] | 
         CardError: a tensor of another shape that none of the rules covers.
     """
     mine = net.state_dict()
-    head = {name for name in (f"{net.head_path}.weight", f"{net.head_path}.bias") if name in {*mine, *state}}
+    head = {name for name in {*mine, *state} if name.startswith(f"{net.head_path}.")}
     wrong = sorted((set(state) ^ set(mine)) - head)
     if wrong:
         raise CardError(f"adapt: {wrong[0]} is only in one of the two networks. Use weights of the same architecture.")

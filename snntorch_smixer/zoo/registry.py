@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from snntorch_smixer.cards.card import CONFIG, WEIGHTS, Card
+from snntorch_smixer.detect.detector import DetectorConfig
 from snntorch_smixer.errors import CardError
 from snntorch_smixer.models.architectures import CONFIGS
 from snntorch_smixer.models.config import SMixerConfig
@@ -16,6 +17,8 @@ from snntorch_smixer.models.saving import Blueprint
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 
 TWIN = "-dstsp"
+_PRUNED = {SMixerConfig: DSTSPConfig(), DetectorConfig: DSTSPConfig(ps=0.2, t=1, merge="drop")}
+"""Configurations of networks that prune by themselves, with the paper's settings."""
 
 
 @cache
@@ -53,7 +56,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
         names = {name for name in configured() if name in here or model_card(name).is_published}
     else:
         names = set(configured()) | set(CONFIGS)
-        names |= {name + TWIN for name in CONFIGS if isinstance(CONFIGS[name], SMixerConfig)}
+        names |= {name + TWIN for name in CONFIGS if type(CONFIGS[name]) in _PRUNED}
     return sorted(name for name in names if fnmatch(name, pattern))
 
 
@@ -109,8 +112,8 @@ def model_card(name: str) -> Card:
 
 def _architecture(name: str) -> Blueprint:
     config = CONFIGS[name.removesuffix(TWIN)]
-    if name.endswith(TWIN) and isinstance(config, SMixerConfig):
-        config = dataclasses.replace(config, prune=DSTSPConfig())
+    if name.endswith(TWIN) and type(config) in _PRUNED:
+        config = dataclasses.replace(config, prune=_PRUNED[type(config)])  # type: ignore[call-arg]
     return Blueprint(config)
 
 
