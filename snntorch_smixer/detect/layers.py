@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snntorch_smixer import shapes
-from snntorch_smixer.errors import LayoutError
+from snntorch_smixer.errors import LayoutError, SettingError
 from snntorch_smixer.kernels.token_mix import expand_to_grid, mix, mix_shared, resize_matrix
 from snntorch_smixer.layers.block import EncodingBlock
 from snntorch_smixer.layers.mixer import SMixer
 from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.unit import Unit, fire
 from snntorch_smixer.neurons import IntegerLIF
-from snntorch_smixer.pruning.pruner import DSTSP
+from snntorch_smixer.pruning.pruner import DSTSP, DSTSPConfig
 from snntorch_smixer.pruning.softmatch import merge_dropped
 from snntorch_smixer.selection import Selection
 
@@ -28,6 +28,29 @@ class GridDSTSP(DSTSP):
     """DSTSP for a detector: steps are dropped, tokens only chosen, because every map keeps its grid."""
 
     keeps_grid = True
+
+    def check(self, settings: DSTSPConfig) -> None:
+        """Raise `SettingError` where ``settings`` do not fit a detector.
+
+        Args:
+            settings: those to come.
+        """
+        super().check(settings)
+        if settings.spike_cap is not None:
+            raise SettingError(
+                f"DSTSP: spike_cap={settings.spike_cap} is not for detectors, whose convolution blocks do not cap "
+                "spikes. Pass None, and fewer levels in the YAML file."
+            )
+        if settings.place != "stem":
+            raise SettingError(
+                f"DSTSP: place={settings.place!r} is not for detectors: the row PruneSteps says where steps are "
+                "dropped. Pass place='stem'."
+            )
+        if settings.w_prime == "crop":
+            raise SettingError(
+                "DSTSP: w_prime='crop' gives W_M a meaning that depends on the number of tokens, and a detector has "
+                "one for each picture size. Pass 'gather' or 'shared'."
+            )
 
 
 class SpikingConv(Unit):
