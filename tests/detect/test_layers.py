@@ -194,7 +194,7 @@ def test_all_maps_have_the_kept_steps(kind: str):
     assert {one.shape[0] for one in net(x)} == {3}
     net.dstsp.t = 2
     assert [tuple(one.shape) for one in net(x)] == [
-        (2, 2, c, 128 // s, 64 // s) for c, s in zip(net.channels, net.strides)
+        (2, 2, c, 128 // s, 64 // s) for c, s in zip(net.channels, net.strides, strict=True)
     ]
 
 
@@ -255,7 +255,8 @@ def test_a_compiled_net_agrees():
 @pytest.mark.parametrize("ps", [0.0, 0.2])
 @pytest.mark.parametrize("side", [128, 64])
 def test_memory_modes_agree(side: int, ps: float):
-    net, x = tiny(), torch.randn(2, 3, side, side)
+    # In float32 a rounding may move a membrane over a threshold, and with it a gradient.
+    net, x = tiny().double(), torch.randn(2, 3, side, side).double()
     net.dstsp.settings = DSTSPConfig(ps=ps, t=1, merge="drop")
     found, grads = {}, {}
     for mode in ("reference", "fused", "recompute"):
