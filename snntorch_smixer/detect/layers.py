@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ class GridDSTSP(DSTSP):
     """DSTSP for a detector: steps are dropped, tokens only chosen, because every map keeps its grid."""
 
     keeps_grid = True
+    wrapped: Any = None
+    """What `snntorch_smixer.dstsp.wrap` needs to undo itself; None where it did nothing."""
 
     def check(self, settings: DSTSPConfig) -> None:
         """Raise `SettingError` where ``settings`` do not fit a detector.
@@ -132,6 +135,8 @@ class PruneSteps(nn.Module):
         neuron: makes the neuron whose spikes are counted, that of the layer behind.
     """
 
+    index = -1
+
     def __init__(self, dstsp: DSTSP, *, neuron: Neuron = IntegerLIF) -> None:
         super().__init__()
         self.dstsp = dstsp
@@ -145,7 +150,7 @@ class PruneSteps(nn.Module):
         tokens = shapes.grid_to_tokens(x)
         with torch.no_grad():
             spikes = self.neuron(tokens)
-        left, _ = self.dstsp(tokens, spikes, None, -1)
+        left, _ = self.dstsp(tokens, spikes, None, self.index)
         return shapes.tokens_to_grid(left, *x.shape[3:])
 
 
@@ -163,6 +168,8 @@ class SpikingConvBlock(nn.Module):
         index: number of the block, for rates per block.
         neuron: makes one neuron.
     """
+
+    saves_dense = False
 
     def __init__(
         self,
@@ -243,6 +250,8 @@ class SpikingMixerBlocks(nn.Module):
         index: number of the first block, for rates per block.
         neuron: makes one neuron.
     """
+
+    saves_dense = True
 
     def __init__(
         self,
