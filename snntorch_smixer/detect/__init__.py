@@ -11,6 +11,8 @@ from snntorch_smixer.detect.data import BoxFolder as BoxFolder
 from snntorch_smixer.detect.detector import DetectorConfig as DetectorConfig
 from snntorch_smixer.detect.detector import SpikingDetector as SpikingDetector
 from snntorch_smixer.detect.detector import from_ultralytics as from_ultralytics
+from snntorch_smixer.detect.draw import draw_boxes as draw_boxes
+from snntorch_smixer.detect.draw import dropped_tokens as dropped_tokens
 from snntorch_smixer.detect.fcos import FCOSMaps as FCOSMaps
 from snntorch_smixer.detect.fcos import SpikingFCOSHead as SpikingFCOSHead
 from snntorch_smixer.detect.fcos import spiking_fcos as spiking_fcos
@@ -42,6 +44,8 @@ __all__ = [
     "average_precision",
     "config_path",
     "detections",
+    "draw_boxes",
+    "dropped_tokens",
     "evaluate",
     "fit_detector",
     "from_ultralytics",

@@ -217,7 +217,8 @@ def open_picture(source: Any) -> Tensor:
     elif hasattr(source, "getexif"):
         source = np.asarray(eight_bits(source))
     if not isinstance(source, np.ndarray) or source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
-        raise CardError(f"detect: got a {type(source).__name__}. Pass a file, a PIL image, or bytes (H, W, 3).")
+        what = f"{source.dtype} {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
+        raise CardError(f"detect: got {what}. Pass a file, a PIL image, or bytes (H, W, 3).")
     return torch.from_numpy(np.array(source)).permute(2, 0, 1).float() / 255
 
 

@@ -284,33 +284,32 @@ class SpikingDetector(Network):
         return written
 
 
-def from_ultralytics(state: Mapping[str, Tensor], table: Mapping[str, Any]) -> SpikingDetector:
+def from_ultralytics(
+    state: Mapping[str, Tensor], table: Mapping[str, Any], *, img_size: tuple[int, int] | None = None
+) -> SpikingDetector:
     """The detector whose weights ultralytics trained, from ``model.state_dict()`` and ``model.yaml`` of `SpikeYOLO`.
 
     Args:
         state: names such as "model.0.unit.linear.weight".
         table: the YAML table.
+        img_size: (H, W) of the training; default: that of the grid of ``W_M``.
 
     Raises:
         SettingError: weights of another network.
     """
-    net = SpikingDetector(DetectorConfig.of_table(table))
+    net = SpikingDetector(DetectorConfig.of_table(table, img_size=img_size))
     last = len(net.pyramid.rows) - 1
     names = {}
     for name in state:
         row, _, inner = name.removeprefix("model.").partition(".")
         names[name] = f"head.{inner}" if row == str(last) else f"pyramid.rows.{row}.{inner}"
-    kept = {names[name]: value.float() for name, value in state.items() if not inner_only(name, last)}
+    # The decoding of ultralytics holds whole numbers, 0 to bins, as weights.
+    kept = {names[name]: value.float() for name, value in state.items() if not name.startswith(f"model.{last}.dfl.")}
     wrong = sorted(set(kept) ^ set(net.state_dict()))
     if wrong:
         raise SettingError(f"from_ultralytics: {wrong[0]} is in weights or in table only. Pass those of one model.")
     net.load_state_dict(kept)
     return net.eval()
-
-
-def inner_only(name: str, last: int) -> bool:
-    """True for what only the head of ultralytics holds: the weights of its decoding are whole numbers, 0 to bins."""
-    return name.startswith(f"model.{last}.dfl.")
 
 
 CONFIGS: Mapping[str, DetectorConfig] = named(

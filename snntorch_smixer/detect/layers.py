@@ -20,6 +20,7 @@ from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.unit import Unit, fire
 from snntorch_smixer.neurons import IntegerLIF
 from snntorch_smixer.pruning.pruner import DSTSP, DSTSPConfig
+from snntorch_smixer.pruning.rates import rate_at
 from snntorch_smixer.pruning.softmatch import merge_dropped
 from snntorch_smixer.selection import Selection
 
@@ -72,6 +73,11 @@ class BlockPruning:
 
 UNPRUNED = BlockPruning()
 """Of a block in front of the place where steps are dropped."""
+
+
+def drops_tokens(dstsp: DSTSP | None, index: int) -> bool:
+    """True where the pruning of a detector drops tokens in front of a block, in this mode."""
+    return dstsp is not None and dstsp.is_active() and rate_at(dstsp.ps, index, dstsp.depth or 1) > 0
 
 
 def kept_tokens(dstsp: DSTSP, spikes: Tensor, index: int) -> Selection | None:
@@ -225,7 +231,7 @@ class SpikingConvBlock(nn.Module):
 
     def _kept(self, x: Tensor) -> Tensor | None:
         """``(B, 1, H, W)``, 1 at kept positions; None where all are."""
-        if self.dstsp is None or not self.dstsp.is_active():
+        if self.dstsp is None or not drops_tokens(self.dstsp, self.index):
             return None
         with torch.no_grad():
             spikes = self.separable[0].neuron(x)  # type: ignore[operator]
@@ -254,6 +260,24 @@ class GridMixer(SMixer):
         weight = resize_matrix(self.matrix, self.grid, grid)
         spikes = fire(self.neuron, self.value(x))
         return self.proj(mix(spikes, weight, kept, partial(mix_shared, w_prime=weight)))
+
+
+@torch.no_grad()
+def regrid(net: nn.Module, grid: tuple[int, int]) -> nn.Module:
+    """Give every `GridMixer` of ``net`` the ``W_M`` of another grid, in place: it is not resized in each forward then.
+
+    Args:
+        net: changed; an optimizer has to be made anew.
+        grid: (rows, columns) of the coarse map.
+    """
+    for mixer in net.modules():
+        if isinstance(mixer, GridMixer) and mixer.grid != grid:
+            weight = resize_matrix(mixer.matrix, mixer.grid, grid)
+            rows = weight.shape[0] * weight.shape[1]
+            mixer.w_m = nn.Conv1d(rows, rows, 1, groups=mixer.heads, bias=False).to(weight)
+            mixer.w_m.weight.copy_(weight.reshape(rows, -1, 1))
+            mixer.grid, mixer.num_tokens = grid, weight.shape[1]
+    return net
 
 
 class SpikingMixerBlocks(nn.Module):
@@ -309,7 +333,7 @@ class SpikingMixerBlocks(nn.Module):
         return shapes.tokens_to_grid(tokens, *size)
 
     def _kept(self, tokens: Tensor) -> Selection | None:
-        if self.dstsp is None or not self.dstsp.is_active():
+        if self.dstsp is None or not drops_tokens(self.dstsp, self.index):
             return None
         spikes = cast(EncodingBlock, self.blocks[0]).first_spikes(tokens)
         return kept_tokens(self.dstsp, spikes, self.index)
@@ -360,8 +384,9 @@ class Join(nn.Module):
         Raises:
             LayoutError: maps of several sizes: the picture is no multiple of the largest stride.
         """
-        sizes = [tuple(one.shape[3:]) for one in x]
-        if len(set(sizes)) > 1:
+        height, width = x[0].shape[3:]
+        if any(one.shape[3] != height or one.shape[4] != width for one in x):
+            sizes = [tuple(one.shape[3:]) for one in x]
             raise LayoutError(
                 f"detector: maps of the sizes {sizes} meet, so the picture is no multiple of the largest stride. Pad "
                 "or resize it to a multiple of 32."
