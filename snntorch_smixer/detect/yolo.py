@@ -250,8 +250,8 @@ class SpikeYOLO(YOLO):
         settings = self.dstsp.settings
         if self.dstsp.is_active() and (settings.ps or settings.t not in (None, self.dstsp.steps)):
             raise SettingError(
-                f"SpikeYOLO.export: got a detector with ps={settings.ps}, t={settings.t}, and the ranking of DSTSP cannot "
-                "be exported. Set model.dstsp.ps = 0 and model.dstsp.t = None."
+                f"SpikeYOLO.export: got a detector with ps={settings.ps}, t={settings.t}, and the ranking of DSTSP "
+                "cannot be exported. Set model.dstsp.ps = 0 and model.dstsp.t = None."
             )
         size = kwargs.get("imgsz", self.overrides.get("imgsz", 640))
         rows, columns = (size, size) if isinstance(size, int) else size
