@@ -75,7 +75,7 @@ def spiking_fcos(
         check_count("spiking_fcos", "min_size", min_size)
     mean, std = _statistics(backbone, mean, std)
     strides = backbone.strides
-    return detection.FCOS(
+    model = detection.FCOS(
         _StepsInChannels(backbone),
         num_classes,
         min_size=min_size or 1,
@@ -85,8 +85,10 @@ def spiking_fcos(
         anchor_generator=anchors.AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides)),
         head=SpikingFCOSHead(backbone.channels, num_classes, neuron=neuron),
         size_divisible=max(strides),
-        _skip_resize=min_size is None,
     )
+    if min_size is None:
+        model.transform = _KeepSize(model.transform)
+    return model
 
 
 def _statistics(
@@ -102,6 +104,29 @@ def _statistics(
             "Pass one finite value per channel, std above 0."
         )
     return mean, std
+
+
+class _KeepSize(nn.Module):
+    """The transform of torchvision without its resizing, which it does in evaluation whatever it is set to."""
+
+    def __init__(self, transform: nn.Module) -> None:
+        super().__init__()
+        self.inner: Any = transform
+
+    def forward(
+        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[Any, list[dict[str, Tensor]] | None]:
+        """Normalised pictures, padded to one size, and the targets as they are."""
+        sizes = [(one.shape[-2], one.shape[-1]) for one in images]
+        batch = self.inner.batch_images([self.inner.normalize(one) for one in images], self.inner.size_divisible)
+        lists = extras.need("torchvision.models.detection.image_list", extra="vision")
+        return lists.ImageList(batch, sizes), targets
+
+    def postprocess(
+        self, result: list[dict[str, Tensor]], _sizes: list[tuple[int, int]], _original: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Boxes in the pixels of the pictures, which are those of the network."""
+        return result
 
 
 class _StepsInChannels(nn.Module):
