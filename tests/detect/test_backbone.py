@@ -183,7 +183,7 @@ def test_places_without_a_grid_are_refused(settings, message):
 
 
 def test_tokens_that_are_no_grid_are_refused():
-    with pytest.raises(SettingError, match="65|17 tokens, which are no grid"):
+    with pytest.raises(SettingError, match="17 tokens, which are no grid"):
         SpikingBackbone(Foreign(extra=1), at=("tokens",), layout="b n c", size=(64, 64))
 
 

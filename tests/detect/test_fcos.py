@@ -93,13 +93,21 @@ def test_anchors_lie_on_the_cells_of_the_maps():
     assert torch.equal(anchors[-1] - anchors[-2], torch.tensor([32.0, 0, 32, 0]))
 
 
-def test_the_head_is_the_mean_over_the_steps_of_each_map():
+def test_each_map_may_have_steps_of_its_own():
     head = SpikingFCOSHead((8, 16), 3).eval()
-    maps = [torch.randn(3, 2, 8, 4, 4) * 3, torch.randn(1, 2, 16, 2, 2) * 3]  # T' may differ between maps
-    whole = head([one.transpose(0, 1).flatten(1, 2) for one in maps])
-    alone = [head([maps[0][t], maps[1][0]])["bbox_ctrness"] for t in range(3)]
-    assert whole["cls_logits"].shape == (2, 20, 3)
-    assert torch.allclose(whole["bbox_ctrness"], torch.stack(alone).mean(0), atol=1e-6)
+    fine, coarse = torch.randn(3, 2, 8, 4, 4) * 3, torch.randn(1, 2, 16, 2, 2) * 3  # (T', B, C, H, W)
+    out = head([one.transpose(0, 1).flatten(1, 2) for one in (fine, coarse)])
+    assert [tuple(value.shape) for value in out.values()] == [(2, 20, 3), (2, 20, 4), (2, 20, 1)]
+    assert torch.allclose(out["cls_logits"][:, 16:], scores(head, 1, coarse), atol=1e-6)
+    assert torch.allclose(out["cls_logits"][:, :16], scores(head, 0, fine), atol=1e-6)
+
+
+def scores(head: SpikingFCOSHead, i: int, x: torch.Tensor) -> torch.Tensor:
+    """Values of one map, the mean over its steps taken here."""
+    last = head.cls_logits[i]
+    spikes = last.neuron(head.class_towers[i](x))
+    each = torch.stack([torch.nn.functional.conv2d(one, last.weight, last.bias) for one in spikes])
+    return each.mean(0).flatten(2).transpose(1, 2)
 
 
 def test_pruning_is_the_backbones_and_can_be_changed():
