@@ -198,6 +198,7 @@ def test_four_pictures_are_learnt_by_heart(squares: BoxData):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns of itself
 @pytest.mark.parametrize("ps", [None, 0.25])
 def test_the_maps_of_onnx_agree_with_torch(ps, tmp_path: Path):
     pytest.importorskip("onnxscript")
