@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snntorch_smixer.cards.card import Card
 from snntorch_smixer.detect.data import STRIDE, letterbox, open_picture
@@ -28,7 +28,7 @@ Found = list[dict[str, Tensor]]
 
 KINDS = ("smixer", "conv")
 EPSILON, MOMENTUM = 1e-3, 0.03
-"""Of BatchNorm, as ultralytics sets them when it trains: the weights belong to them."""
+"""Of BatchNorm on maps, as ultralytics sets them when it trains: the weights belong to them."""
 SCALES: Mapping[str, tuple[float, float, int]] = {
     key: (value[0], value[1], int(value[2]))
     for key, value in read_config(FOLDER / "spike-yolo-smixer.yaml")["scales"].items()
@@ -178,7 +178,7 @@ class SpikingDetector(Network):
         self.pyramid = SpikingPyramid(self.config.table(), channels=self.config.in_channels)
         self.head = self.fresh_head()
         for module in self.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = EPSILON, MOMENTUM
         if self.config.prune is not None:
             self.dstsp.settings = self.config.prune

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -334,7 +334,7 @@ def strides_of(rows: nn.Sequential) -> list[int]:
     """Pixels per cell behind each row."""
     found: list[int] = []
     for layer in rows.children():
-        sources: Any = layer.f
+        sources = cast(int | list[int], layer.f)
         source = sources if isinstance(sources, int) else sources[0]
         before = found[source] if found else 1
         down = prod(m.stride for m in layer.modules() if isinstance(m, layers.SpikingConv))
