@@ -172,9 +172,8 @@ class SpikingFCOSHead(nn.Module):
         self.bbox_reg = nn.ModuleList(MeanOverSteps(c, 4, neuron=neuron) for c in channels)
         self.bbox_ctrness = nn.ModuleList(MeanOverSteps(c, 1, neuron=neuron) for c in channels)
         for scores, sides in zip(self.cls_logits, self.bbox_reg, strict=True):
-            nn.init.normal_(scores.weight, std=0.01)
-            nn.init.constant_(scores.bias, -math.log(99))  # one cell in a hundred holds an object
-            nn.init.constant_(sides.bias, 2.0)  # in cells; distances begin above the zero of the ReLU
+            _begin(scores, -math.log(99))  # one cell in a hundred holds an object
+            _begin(sides, 2.0)  # in cells; distances begin above the zero of the ReLU
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
         """Maps ``(B, T' * C, H, W)`` to ``cls_logits`` ``(B, cells, K)``, ``bbox_regression`` and ``bbox_ctrness``."""
@@ -197,6 +196,11 @@ class SpikingFCOSHead(nn.Module):
         """Focal, GIoU and centredness losses, as torchvision computes them."""
         head: Any = extras.need("torchvision.models.detection.fcos", extra="vision").FCOSHead
         return head.compute_loss(self, targets, head_outputs, anchors, matched_idxs)
+
+
+def _begin(layer: Any, bias: float) -> None:
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.constant_(layer.bias, bias)
 
 
 def _tower(channels: int, neuron: Callable[[], nn.Module]) -> nn.Sequential:
