@@ -13,6 +13,7 @@ from snntorch_smixer.detect.detector import SpikingDetector as SpikingDetector
 from snntorch_smixer.detect.detector import from_ultralytics as from_ultralytics
 from snntorch_smixer.detect.fcos import FCOSMaps as FCOSMaps
 from snntorch_smixer.detect.fcos import SpikingFCOSHead as SpikingFCOSHead
+from snntorch_smixer.detect.fcos import export_onnx as export_onnx
 from snntorch_smixer.detect.fcos import spiking_fcos as spiking_fcos
 from snntorch_smixer.detect.head import SpikingHead as SpikingHead
 from snntorch_smixer.detect.head import detections as detections
@@ -43,6 +44,7 @@ __all__ = [
     "config_path",
     "detections",
     "evaluate",
+    "export_onnx",
     "fit_detector",
     "from_ultralytics",
     "register",

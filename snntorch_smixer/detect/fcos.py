@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -230,3 +231,35 @@ class FCOSMaps(nn.Module):
         """``(B, C, H, W)`` to scores ``(B, cells, K)``, distances ``(B, cells, 4)`` in cells, centredness."""
         out = self.head(list(self.backbone(x).values()))
         return out["cls_logits"], out["bbox_regression"], out["bbox_ctrness"]
+
+
+def export_onnx(maps: nn.Module, x: Tensor, path: str | Path) -> None:
+    """Write `FCOSMaps`, or another module of one input, as ONNX, pruned or not.
+
+    Args:
+        maps: in evaluation mode.
+        x: an input; the file is for this shape.
+        path: written, or replaced.
+
+    Raises:
+        MissingExtra: onnx or onnxscript is not installed.
+        SettingError: ``maps`` is in training mode.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer.detect import FCOSMaps, export_onnx
+        >>> export_onnx(FCOSMaps(model).eval(), torch.rand(1, 3, 64, 64), "maps.onnx")  # doctest: +SKIP
+    """
+    if maps.training:
+        raise SettingError("export_onnx: the model is in training mode. Call model.eval() first.")
+    extras.need("onnx", extra="onnx")
+    extras.need("onnxscript", extra="onnx")
+    sort = torch.ops.aten.sort.stable
+    torch.onnx.export(maps, (x,), Path(path), dynamo=True, custom_translation_table={sort: _stable_sort})
+
+
+def _stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:  # noqa: ARG001
+    """The exporter of torch knows no stable sort; TopK of ONNX is one, for it takes the lower index on a tie."""
+    op = extras.need("onnxscript", extra="onnx").opset18
+    every = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+    return op.TopK(values, every, axis=dim, largest=int(descending), sorted=1)

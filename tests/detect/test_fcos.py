@@ -18,6 +18,7 @@ from snntorch_smixer.detect import (
     SpikingFCOSHead,
     SpikingPyramid,
     evaluate,
+    export_onnx,
     fit_detector,
     spiking_fcos,
 )
@@ -209,7 +210,7 @@ def test_the_maps_of_onnx_agree_with_torch(ps, tmp_path: Path):
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         wanted = maps(x)
-        torch.onnx.export(maps, (x,), tmp_path / "maps.onnx", dynamo=True)
+    export_onnx(maps, x, tmp_path / "maps.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "maps.onnx")
     got = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     for one, other in zip(got, wanted, strict=True):
