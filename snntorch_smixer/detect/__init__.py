@@ -15,6 +15,7 @@ from snntorch_smixer.detect.draw import draw_boxes as draw_boxes
 from snntorch_smixer.detect.draw import dropped_tokens as dropped_tokens
 from snntorch_smixer.detect.fcos import FCOSMaps as FCOSMaps
 from snntorch_smixer.detect.fcos import SpikingFCOSHead as SpikingFCOSHead
+from snntorch_smixer.detect.fcos import export_onnx as export_onnx
 from snntorch_smixer.detect.fcos import spiking_fcos as spiking_fcos
 from snntorch_smixer.detect.head import SpikingHead as SpikingHead
 from snntorch_smixer.detect.head import detections as detections
@@ -47,6 +48,7 @@ __all__ = [
     "draw_boxes",
     "dropped_tokens",
     "evaluate",
+    "export_onnx",
     "fit_detector",
     "from_ultralytics",
     "register",

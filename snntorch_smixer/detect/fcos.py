@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,7 +76,7 @@ def spiking_fcos(
         check_count("spiking_fcos", "min_size", min_size)
     mean, std = _statistics(backbone, mean, std)
     strides = backbone.strides
-    return detection.FCOS(
+    model = detection.FCOS(
         _StepsInChannels(backbone),
         num_classes,
         min_size=min_size or 1,
@@ -85,8 +86,10 @@ def spiking_fcos(
         anchor_generator=anchors.AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides)),
         head=SpikingFCOSHead(backbone.channels, num_classes, neuron=neuron),
         size_divisible=max(strides),
-        _skip_resize=min_size is None,
     )
+    if min_size is None:
+        model.transform = _KeepSize(model.transform)
+    return model
 
 
 def _statistics(
@@ -102,6 +105,29 @@ def _statistics(
             "Pass one finite value per channel, std above 0."
         )
     return mean, std
+
+
+class _KeepSize(nn.Module):
+    """The transform of torchvision without its resizing, which it does in evaluation whatever it is set to."""
+
+    def __init__(self, transform: nn.Module) -> None:
+        super().__init__()
+        self.inner: Any = transform
+
+    def forward(
+        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[Any, list[dict[str, Tensor]] | None]:
+        """Normalised pictures, padded to one size, and the targets as they are."""
+        sizes = [(one.shape[-2], one.shape[-1]) for one in images]
+        batch = self.inner.batch_images([self.inner.normalize(one) for one in images], self.inner.size_divisible)
+        lists = extras.need("torchvision.models.detection.image_list", extra="vision")
+        return lists.ImageList(batch, sizes), targets
+
+    def postprocess(
+        self, result: list[dict[str, Tensor]], _sizes: list[tuple[int, int]], _original: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Boxes in the pixels of the pictures, which are those of the network."""
+        return result
 
 
 class _StepsInChannels(nn.Module):
@@ -147,9 +173,8 @@ class SpikingFCOSHead(nn.Module):
         self.bbox_reg = nn.ModuleList(MeanOverSteps(c, 4, neuron=neuron) for c in channels)
         self.bbox_ctrness = nn.ModuleList(MeanOverSteps(c, 1, neuron=neuron) for c in channels)
         for scores, sides in zip(self.cls_logits, self.bbox_reg, strict=True):
-            nn.init.normal_(scores.weight, std=0.01)
-            nn.init.constant_(scores.bias, -math.log(99))  # one cell in a hundred holds an object
-            nn.init.constant_(sides.bias, 2.0)  # in cells; distances begin above the zero of the ReLU
+            _begin(scores, -math.log(99))  # one cell in a hundred holds an object
+            _begin(sides, 2.0)  # in cells; distances begin above the zero of the ReLU
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
         """Maps ``(B, T' * C, H, W)`` to ``cls_logits`` ``(B, cells, K)``, ``bbox_regression`` and ``bbox_ctrness``."""
@@ -172,6 +197,11 @@ class SpikingFCOSHead(nn.Module):
         """Focal, GIoU and centredness losses, as torchvision computes them."""
         head: Any = extras.need("torchvision.models.detection.fcos", extra="vision").FCOSHead
         return head.compute_loss(self, targets, head_outputs, anchors, matched_idxs)
+
+
+def _begin(layer: Any, bias: float) -> None:
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.constant_(layer.bias, bias)
 
 
 def _tower(channels: int, neuron: Callable[[], nn.Module]) -> nn.Sequential:
@@ -201,3 +231,35 @@ class FCOSMaps(nn.Module):
         """``(B, C, H, W)`` to scores ``(B, cells, K)``, distances ``(B, cells, 4)`` in cells, centredness."""
         out = self.head(list(self.backbone(x).values()))
         return out["cls_logits"], out["bbox_regression"], out["bbox_ctrness"]
+
+
+def export_onnx(maps: nn.Module, x: Tensor, path: str | Path) -> None:
+    """Write `FCOSMaps`, or another module of one input, as ONNX, pruned or not.
+
+    Args:
+        maps: in evaluation mode.
+        x: an input; the file is for this shape.
+        path: written, or replaced.
+
+    Raises:
+        MissingExtra: onnx or onnxscript is not installed.
+        SettingError: ``maps`` is in training mode.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer.detect import FCOSMaps, export_onnx
+        >>> export_onnx(FCOSMaps(model).eval(), torch.rand(1, 3, 64, 64), "maps.onnx")  # doctest: +SKIP
+    """
+    if maps.training:
+        raise SettingError("export_onnx: the model is in training mode. Call model.eval() first.")
+    extras.need("onnx", extra="onnx")
+    extras.need("onnxscript", extra="onnx")
+    sort = torch.ops.aten.sort.stable
+    torch.onnx.export(maps, (x,), Path(path), dynamo=True, custom_translation_table={sort: _stable_sort})
+
+
+def _stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:  # noqa: ARG001
+    """The exporter of torch knows no stable sort; TopK of ONNX is one, for it takes the lower index on a tie."""
+    op = extras.need("onnxscript", extra="onnx").opset18
+    every = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+    return op.TopK(values, every, axis=dim, largest=int(descending), sorted=1)

@@ -121,8 +121,8 @@ def _check(found: Sequence[Boxes], wanted: Sequence[Boxes]) -> None:
         raise LayoutError(f"average_precision: got boxes found in {len(found)} pictures, and wanted in {len(wanted)}.")
     for i, (one, other) in enumerate(zip(found, wanted, strict=True)):
         for boxes, keys in ((one, ("boxes", "scores", "labels")), (other, ("boxes", "labels"))):
-            got = {key: tuple(boxes[key].shape) if key in boxes else None for key in keys}
-            if None in got.values() or got["boxes"][1:] != (4,) or len({shape[0] for shape in got.values()}) > 1:
+            got = {key: tuple(boxes[key].shape) if key in boxes else () for key in keys}
+            if got["boxes"][1:] != (4,) or any(shape[:1] != got["boxes"][:1] for shape in got.values()):
                 raise LayoutError(
                     f"average_precision: picture {i} has {got}, expected boxes (M, 4), labels (M,) and, where found, "
                     "scores (M,)."

@@ -120,7 +120,9 @@ def _epoch(
         parts = model(list(pictures.to(device)), [{k: v.to(device) for k, v in one.items()} for one in targets])
         loss = torch.stack(list(parts.values())).sum()
         if not bool(loss.isfinite()):
-            raise MeasureError(f"fit_detector: the loss is {float(loss)} in epoch {epoch}. Train with a lower lr.")
+            raise MeasureError(
+                f"fit_detector: the loss is {float(loss.detach())} in epoch {epoch}. Train with a lower lr."
+            )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
