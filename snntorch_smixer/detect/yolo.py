@@ -173,11 +173,16 @@ class SpikeYOLO(YOLO):
         task: "detect".
         verbose: as in ultralytics.
 
+    Attributes:
+        model: the `SpikeDetectionModel`.
+
     Examples:
         >>> from snntorch_smixer.detect import SpikeYOLO
         >>> model = SpikeYOLO("spike-yolo-n-smixer.yaml")
         >>> model.train(data="coco8.yaml", epochs=1, ps=0.2, t=1)  # doctest: +SKIP
     """
+
+    model: Any
 
     def __init__(
         self, model: str | Path = "spike-yolo-n-smixer.yaml", task: str = "detect", verbose: bool = False

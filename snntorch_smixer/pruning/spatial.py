@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from snntorch_smixer.pruning.rates import check_rate
@@ -20,8 +21,8 @@ def tokens_kept(num_tokens: int, ps: float) -> int:
         34
     """
     check_rate(ps)
-    if isinstance(num_tokens, Tensor):  # a size while torch.jit traces
-        num_tokens = int(num_tokens)
+    if torch.jit.is_tracing():
+        num_tokens = int(num_tokens)  # a size is a tensor then
     # range() yields a plain number under torch.compile, which makes a float symbolic, and N' with it, once ps changed.
     return max(1, len(range(round(num_tokens * (1 - ps)))))
 
