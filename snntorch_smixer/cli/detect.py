@@ -122,10 +122,13 @@ def val(args: argparse.Namespace) -> int:
     net = _detector(args)
     data = BoxFolder.read(args.data)
     names = net.card.classes if net.card else ()
-    if names and tuple(names) != data.names:
-        odd = sorted(set(names) ^ set(data.names))
-        what = f"first {odd[0]!r}" if odd else "in another order"
-        raise SettingError(f"detect val: the classes of model and data differ, {what}. Use data of its classes.")
+    if names:
+        data = data.only(names)
+    elif len(data.names) != net.config.num_classes:
+        raise SettingError(
+            f"detect val: the model has {net.config.num_classes} classes without names, the data have "
+            f"{len(data.names)}. Use data of its classes."
+        )
     data.check((args.split,))
     size = args.img_size or max(net.config.img_size)
     found = evaluate(net, BoxData(data, args.split, size=size), batch_size=args.batch_size)

@@ -238,8 +238,13 @@ class SpikingDetector(Network):
         boxes, scores = head(maps)
         return head.decode(boxes, scores, sizes)
 
-    def forward(self, x: Tensor) -> Any:
-        """In evaluation mode the boxes of each picture, see `detections`; in training mode `raw`."""
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Any:
+        """In evaluation mode the boxes of each picture, see `detections`; in training mode `raw`.
+
+        Args:
+            x: pictures ``(B, C, H, W)``, or a list of ``(C, H, W)`` of one size, as torchvision's detectors take them.
+        """
+        x = x if isinstance(x, Tensor) else torch.stack(list(x))
         return self.raw(x) if self.training else detections(self.decoded(x))
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:  # noqa: ARG002
