@@ -34,7 +34,8 @@ def test_predict_draws_and_lists(smixer, tmp_path: Path, model: Path):
     assert [row["picture"] for row in rows] == ["0", "1", "2", "3"]
     assert rows[0]["boxes"][0]["label"] == "blue"
     assert json.loads((tmp_path / "found" / "found.json").read_text()) == rows
-    assert Image.open(tmp_path / "found" / "0.png").size == (80, 80)
+    with Image.open(tmp_path / "found" / "0.png") as drawn:
+        assert drawn.size == (80, 80)
     assert "4 pictures" in smixer(*words).out
 
 
