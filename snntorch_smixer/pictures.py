@@ -43,17 +43,18 @@ def read_picture(path: Path) -> Any:
     try:
         with pillow.open(path) as image:
             image.load()
-            return _rgb(path, _upright(image), image.format)
+            return _rgb(path, upright(image), image.format)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, pillow.DecompressionBombError) as error:
         raise CardError(f"{path}: no readable picture ({error}). Get it again, or remove it.") from error
 
 
 def eight_bits(image: Any) -> Any:
     """A PIL image that is open already, as `read_picture` gives it."""
-    return _rgb(Path("picture"), _upright(image), getattr(image, "format", None))
+    return _rgb(Path("picture"), upright(image), getattr(image, "format", None))
 
 
-def _upright(image: Any) -> Any:
+def upright(image: Any) -> Any:
+    """A PIL image turned the way that its EXIF data say; the same object where they say nothing."""
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION))
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error):

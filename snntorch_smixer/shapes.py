@@ -6,12 +6,19 @@ Inside the package tokens are ``(T, B, N, C)``: steps, samples, tokens, channels
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from snntorch_smixer.errors import LayoutError
 
 TOKEN_AXES = "t b n c"
 MAP_AXES = "t b c h w"
+
+
+def square(size: Any) -> Any:
+    """``(n, n)`` for one whole number n; any other value as it is, for the check that follows."""
+    return (size, size) if type(size) is int else size
 
 
 def axis(letter: str, axes: str = TOKEN_AXES) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
-from snntorch_smixer.cli.arguments import Commands, add_command, add_device, add_quiet
+from snntorch_smixer.cli.arguments import Commands, add_command, add_device, add_json, add_quiet
 from snntorch_smixer.cli.dataset import add_data, check_positive
+from snntorch_smixer.cli.printing import print_json
 from snntorch_smixer.cli.subject import device
 from snntorch_smixer.cli.training import Training, train
 from snntorch_smixer.kernels.compiled import IMPLS
@@ -19,6 +21,7 @@ _EXAMPLES = """
   smixer train smixer-2-64-fmnist --data DATA --out runs/short --epochs 2 --seed 1 --compile
   smixer train smixer-4-384 --data DATA --out runs/c10 --dataset cifar-10 --recipe zoo/smixer-2-64-fmnist/recipe.toml
   smixer train smixer-2-64-fmnist --data DATA --memory recompute --impl compile    less memory, then less time
+  smixer train smixer-2-64-fmnist --data DATA --out runs/mine --json > card.json     the card, for programs
   smixer eval runs/mine --data DATA                               what came out
 """
 
@@ -36,6 +39,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--memory", choices=MODES, help="what is kept for the backward pass; default: fused")
     parser.add_argument("--impl", choices=IMPLS, default="auto", help="tier of the kernels; default: auto")
     add_device(parser)
+    add_json(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
 
@@ -59,10 +63,15 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
     )
     try:
-        card = train(training)
+        # With --json nothing but the document goes to the output; what is said on the way goes to the error stream.
+        with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+            card = train(training)
     except KeyboardInterrupt:
         print(f"smixer: {_stopped(training.out)}", file=sys.stderr)
         raise
+    if args.json:
+        print_json({"folder": str(training.out), "card": card})
+        return 0
     found = card.measured[0]
     print(f"{card.name}: {found.metric} {found.value:.2%} on {found.dataset}, {found.split} ({found.samples:,})")
     print(f"{training.out}: a model folder; see smixer info {training.out}, smixer zoo push {training.out} org/name")

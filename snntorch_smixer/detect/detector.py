@@ -72,6 +72,7 @@ class DetectorConfig(NetworkConfig):
     prune: DSTSPConfig | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("in_channels", "num_classes", "T", "most_channels", "levels", "heads"):
             check_count("DetectorConfig", name, getattr(self, name))
         for name in ("img_size", "grid"):

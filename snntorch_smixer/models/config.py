@@ -19,7 +19,7 @@ class SMixerConfig(NetworkConfig):
     """Everything that defines an `SMixerNet`.
 
     Attributes:
-        img_size: (H, W) of the input in pixels.
+        img_size: (H, W) of the input in pixels, or one number for both.
         in_channels: 1, 2 (events) or 3.
         num_classes: K; 0 for pooled features in place of logits.
         T: time steps.
@@ -55,6 +55,7 @@ class SMixerConfig(NetworkConfig):
     prune: DSTSPConfig | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_numbers(self)
         if any(side % prod(self.strides) for side in self.img_size):
             raise SettingError(

@@ -50,6 +50,7 @@ class SDTV3Config(NetworkConfig):
     levels: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("in_channels", "heads", "mlp_ratio", "value_ratio", "levels"):
             check_count("SDTV3Config", name, getattr(self, name))
         check_count("SDTV3Config", "num_classes", self.num_classes, least=0)

@@ -39,7 +39,8 @@ class SMixerNet(Network):
 
     Attributes:
         config: the `SMixerConfig` it was built from.
-        dstsp: the pruning, or None; settings can be changed at any time, ``net.dstsp.ps = 0.2``.
+        dstsp: the pruning, whose settings can be changed at any time, ``net.dstsp.ps = 0.2``; None where the net does
+            not prune (``print(net)`` says so), and then there are no settings: `snntorch_smixer.dstsp.wrap` adds them.
 
     Examples:
         >>> import torch

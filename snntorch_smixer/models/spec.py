@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from snntorch_smixer.cards.card import Card
 from snntorch_smixer.errors import CardError, SettingError
+from snntorch_smixer.shapes import square
 from snntorch_smixer.tables import check_keys
 
 
@@ -20,7 +21,7 @@ class NetworkConfig:
     """Everything that defines a network; the subclass of an architecture adds its own fields and validates all.
 
     Attributes:
-        img_size: (H, W) of the input in pixels.
+        img_size: (H, W) of the input in pixels; one number is taken for both.
         in_channels: 1, 2 (events) or 3.
         num_classes: K; 0 for pooled features in place of logits.
         T: time steps; 1 where the architecture has no time axis.
@@ -36,6 +37,9 @@ class NetworkConfig:
     in_channels: int = 3
     num_classes: int = 10
     T: int = 4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "img_size", square(self.img_size))
 
     @property
     def takes_frames(self) -> bool:

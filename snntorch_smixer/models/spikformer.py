@@ -39,6 +39,7 @@ class TransformerConfig(NetworkConfig):
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         where = type(self).__name__
         for name in ("in_channels", "num_classes", "T", "dim", "depth", "heads"):
             check_count(where, name, getattr(self, name), least=0 if name == "num_classes" else 1)

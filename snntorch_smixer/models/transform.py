@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from snntorch_smixer.cards.card import Card
 from snntorch_smixer.errors import CardError, LayoutError, SettingError
 from snntorch_smixer.models.network import Network
+from snntorch_smixer.pictures import upright
 
 _MODES = {1: "L", 3: "RGB"}
 """Mode of a PIL image by channels."""
@@ -73,7 +74,7 @@ def create_transform(net: nn.Module, *, crop: float = 0.875) -> Transform:
 
     An image that has the size of the network is only normalised. Any other one is resized, bicubically and
     antialiased, so that ``crop`` of its shorter side is the longer side of the network's input, and the centre is
-    taken, as evaluation on picture folders does. EXIF data are not looked at.
+    taken, as evaluation on picture folders does. A PIL image is first turned the way that its EXIF data say.
 
     Args:
         net: a network of this package with a card; size and card are those of now.
@@ -124,7 +125,7 @@ def _pixels(image: Any, channels: int) -> Tensor:
                 f"create_transform: got a picture of mode {image.mode!r}, expected eight bits per channel. Rescale its "
                 "values to 0..255 first."
             )
-        image = np.array(image.convert(_MODES[channels]))
+        image = np.array(upright(image).convert(_MODES[channels]))
     if not isinstance(image, np.ndarray):
         raise LayoutError(
             f"create_transform: got {type(image).__name__}, expected a PIL image, a numpy array (H, W, C) or a tensor "

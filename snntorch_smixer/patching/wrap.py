@@ -173,7 +173,8 @@ def unwrap(model: Model) -> Model:
     """Undo `wrap`: outputs are bit-identical to those before, as long as nothing was trained in between.
 
     What V and the projection learnt since stays; Q and K come back as they were. Afterwards ``model.dstsp`` is None in
-    an `SMixerNet` and gone in any other model; `summary` answers in words whether a model is wrapped.
+    an `SMixerNet` and gone in any other model, so ``getattr(model, "dstsp", None) is None`` holds in both; there are no
+    settings to read or set. `summary` answers in words whether a model is wrapped.
 
     Raises:
         FamilyError: the model was not wrapped.

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from snntorch_smixer.errors import SettingError, check_choice
+from snntorch_smixer.errors import SettingError, check_choice, is_count
+from snntorch_smixer.shapes import square
 from snntorch_smixer.train import cifar, folders, frames
 from snntorch_smixer.train.data import FASHION_MNIST_CLASSES, Data, ImageData, fashion_mnist
 from snntorch_smixer.train.files import default_workers
@@ -157,13 +158,15 @@ CIFAR10_DVS_TRAIN_SHARE = 0.9
 """Of each class; the split of SpikingJelly's users."""
 
 
-def load_data(name: str, root: str | Path, *, size: tuple[int, int] | None = None, workers: int | None = None) -> Data:
+def load_data(
+    name: str, root: str | Path, *, size: int | tuple[int, int] | None = None, workers: int | None = None
+) -> Data:
     """Open a data set. Small ones are read into memory, picture and event folders are read while they are used.
 
     Args:
         name: key of `DATASETS`.
         root: folder with the files of ``DATASETS[name].layout``.
-        size: (H, W) that the net takes. Picture folders are cropped to it (None: 224 x 224); others must have it.
+        size: (H, W) that the net takes, or one number for both. Picture folders are cropped to it (None: 224 x 224); others must have it.
         workers: processes that read folders or run RandAugment; 0 for none, None for one per core. Results do not
             depend on it.
 
@@ -173,6 +176,9 @@ def load_data(name: str, root: str | Path, *, size: tuple[int, int] | None = Non
         MissingExtra: torchvision or Pillow is needed and not installed.
     """
     check_choice("load_data", "name", name, tuple(DATASETS))
+    size = square(size)
+    if size is not None and not (isinstance(size, (tuple, list)) and len(size) == 2 and all(map(is_count, size))):
+        raise SettingError(f"load_data: got size={size!r}, expected (H, W) in pixels, or one number. Pass 224.")
     if name in ("imagenet-1k", "image-folder"):
         pictures = folders.image_folder(root, size=size or (224, 224), workers=workers)
         return dataclasses.replace(pictures, name=name)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from snntorch_smixer.cards.card import CONFIG, WEIGHTS
 from snntorch_smixer.cards.folder import read_tensors, record_of_bytes, tensor_shapes
-from snntorch_smixer.errors import CardError, SettingError, SMixerError, check_name, is_count
+from snntorch_smixer.errors import CardError, SettingError, SMixerError, check_name
 from snntorch_smixer.models.architectures import build, shapes_of
 from snntorch_smixer.models.network import Network, NetworkConfig
 from snntorch_smixer.models.saving import OF_THE_WEIGHTS, Blueprint, card_for, check_made, note_untrained
 from snntorch_smixer.patching.wrap import wrap
 from snntorch_smixer.pruning.pruner import DSTSPConfig
+from snntorch_smixer.shapes import square
 from snntorch_smixer.zoo.adapt import MATRIX, adapt
 from snntorch_smixer.zoo.locate import Located, locate
 from snntorch_smixer.zoo.registry import configured, model_blueprint, model_card
@@ -248,8 +249,7 @@ def _given(where: str, asked: Mapping[str, Any], settings: Mapping[str, Any]) ->
             "Pass one of them."
         )
     values["in_channels"] = values["in_channels"] if channels is None else channels
-    if is_count(values["img_size"]):
-        values["img_size"] = (values["img_size"], values["img_size"])
+    values["img_size"] = square(values["img_size"])
     sizes = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     # Of the pruning None is a value: there is none.
     return {key: value for key, value in values.items() if value is not None or key == "prune"} | sizes

@@ -255,3 +255,12 @@ def _tiny(name: str):
     net = from_pretrained(NAME)
     net.card = None
     return net
+
+
+def test_json_is_all_that_the_output_holds(smixer, data: Path, recipe: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    ran = smixer("train", NAME, "--data", data, "--out", out, "--recipe", recipe, "--epochs", 1, "--json")
+    told = json.loads(ran.out)
+    assert told["folder"] == str(out)
+    assert told["card"] == json.loads(json.dumps(dataclasses.asdict(Card.load(out))))
+    assert '{"epoch": 1, ' in ran.err

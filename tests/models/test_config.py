@@ -7,6 +7,8 @@ import pytest
 
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.models.config import CIFAR_STRIDES, CONFIGS, IMAGENET_STRIDES, SMixerConfig
+from snntorch_smixer.models.sdt_v3 import SDTV3Config
+from snntorch_smixer.models.spikformer import SpikformerConfig
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 
 FULL = SMixerConfig(
@@ -126,7 +128,7 @@ BETA = "SMixerConfig: beta={value!r} is outside [0, 1]. Pass the membrane decay 
 BAD = [
     *((n, v, COUNT) for n in ("in_channels", "dim", "depth", "heads", "T") for v in (0, -1, 2.0, True)),
     *(("num_classes", v, COUNT.replace("least 1", "least 0")) for v in (-1, 2.0, True)),
-    *(("img_size", v, SIZES) for v in (32, (32,), (32, 32, 32), (0, 32), (-32, 32), (32.0, 32.0), "32")),
+    *(("img_size", v, SIZES) for v in (True, (32,), (32, 32, 32), (0, 32), (-32, 32), (32.0, 32.0), "32")),
     *(("strides", v, SIZES) for v in (2, (1, 1, 2, 2), (1, 1, 1, 2, 0), (1, 1, 1, 2, 2.0), "11122")),
     *((n, v, POSITIVE) for n in ("mlp_ratio", "threshold", "gamma") for v in (0, -1.0, float("nan"), "4", None)),
     *(("beta", v, BETA) for v in (-0.1, 1.1, float("nan"), "0.5")),
@@ -186,3 +188,11 @@ def test_the_limits_themselves_are_allowed():
 def test_it_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SMixerConfig().depth = 5
+
+
+def test_one_number_is_the_size_of_a_square():
+    assert SMixerConfig(img_size=64) == SMixerConfig(img_size=(64, 64))
+    assert dataclasses.replace(SMixerConfig(), img_size=64).num_tokens == 256
+    assert SDTV3Config(img_size=64).img_size == SpikformerConfig(img_size=64).img_size == (64, 64)
+    with pytest.raises(SettingError, match=r"img_size=\(30, 30\) is no multiple"):
+        SMixerConfig(img_size=30)

@@ -126,7 +126,7 @@ def test_wrong_inputs_are_named(net: SDTV3, x: Tensor, match: str):
         ({"dims": (31, 64, 128, 192)}, "an even number"),
         ({"dims": (32, 64, 128)}, "4 whole numbers"),
         ({"depths": (6, 0)}, "2 whole numbers"),
-        ({"img_size": 224}, "img_size=224"),
+        ({"img_size": "224"}, "img_size='224'"),
         ({"levels": 0}, "levels=0"),
         ({"mlp_ratio": 2.5}, "mlp_ratio=2.5"),
         ({"num_classes": -1}, "num_classes=-1"),

@@ -268,7 +268,7 @@ def test_configuration_through_json(config: SpikformerConfig):
         ({"variant": "cifar100"}, "SpikformerConfig: variant='cifar100' is unknown. Expected one of cifar, imagenet."),
         ({"img_size": (30, 32)}, r"img_size=\(30, 32\) must be two positive multiples of 4, .* variant='cifar'"),
         ({"img_size": (32, 40), "variant": "imagenet"}, "two positive multiples of 16"),
-        ({"img_size": 32}, "img_size=32 must be two"),
+        ({"img_size": "32"}, "img_size='32' must be two"),
         ({"dim": 36, "heads": 4}, "dim=36 must be a multiple of 8 and of heads=4"),
         ({"heads": 5}, "dim=384 must be a multiple of 8 and of heads=5"),
         ({"depth": 0}, "depth=0 must be a whole number of at least 1"),

@@ -80,6 +80,14 @@ def test_a_picture_is_what_its_array_is(net, colour_net, grey):
         transform(pil.fromarray(grey.astype(np.uint16)))
 
 
+@pytest.mark.parametrize(("orientation", "turned"), [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]), (6, np.rot90)])
+def test_a_picture_is_turned_as_its_exif_data_say(net, grey, orientation, turned):
+    pil = pytest.importorskip("PIL.Image")
+    picture = pil.fromarray(np.ascontiguousarray(turned(grey)))
+    picture.getexif()[0x0112] = orientation
+    torch.testing.assert_close(create_transform(net)(picture), create_transform(net)(grey))
+
+
 def test_it_is_that_of_evaluation_on_picture_folders(colour_net, tmp_path):
     pil = pytest.importorskip("PIL.Image")
 

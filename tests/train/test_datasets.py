@@ -91,6 +91,19 @@ def test_load_by_name(name, tmp_path):
     )
 
 
+def test_one_number_is_the_size_of_a_square(tmp_path):
+    write("dvs128-gesture", tmp_path)
+    assert load_data("dvs128-gesture", tmp_path, size=8, workers=0).shape == (16, 2, 8, 8)
+    with pytest.raises(SettingError, match=r"has 8 x 8 pixels, got size=\(7, 7\)"):
+        load_data("dvs128-gesture", tmp_path, size=7)
+
+
+@pytest.mark.parametrize("size", [0, -1, True, (8,), (8, 8, 8), (8.0, 8.0), "8"])
+def test_other_sizes_are_refused_before_a_file_is_read(tmp_path, size):
+    with pytest.raises(SettingError, match=r"^load_data: got size=.*expected \(H, W\) in pixels, or one number"):
+        load_data("image-folder", tmp_path, size=size)
+
+
 def test_an_unknown_name(tmp_path):
     with pytest.raises(SettingError) as caught:
         load_data("mnist", tmp_path)
