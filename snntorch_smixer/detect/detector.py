@@ -240,13 +240,16 @@ class SpikingDetector(Network):
         return head.decode(boxes, scores, sizes)
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Any:
-        """In evaluation mode the boxes of each picture, see `detections`; in training mode `raw`.
+        """In evaluation mode the boxes of each picture, in training mode `raw`.
+
+        Boxes are those that average precision asks for: every class of a cell with a score above 0.001, the 300 best of
+        a picture. `predict` gives those that are worth a look.
 
         Args:
             x: pictures ``(B, C, H, W)``, or a list of ``(C, H, W)`` of one size, as torchvision's detectors take them.
         """
         x = x if isinstance(x, Tensor) else torch.stack(list(x))
-        return self.raw(x) if self.training else detections(self.decoded(x))
+        return self.raw(x) if self.training else detections(self.decoded(x), score=0.001, one_class=False)
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:  # noqa: ARG002
         """Refused: the heads of a detector take three maps. Call `raw`."""

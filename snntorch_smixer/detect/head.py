@@ -125,8 +125,12 @@ def cells(sizes: Sequence[tuple[int, int]], strides: Sequence[int], *, like: Ten
     return torch.cat(middles, 1), torch.cat(pixels, 1)
 
 
+MOST_CANDIDATES = 3000
+"""Boxes of a picture that are compared with each other; those with the highest scores."""
+
+
 def detections(
-    decoded: Tensor, *, score: float = 0.25, overlap: float = 0.7, most: int = 300
+    decoded: Tensor, *, score: float = 0.25, overlap: float = 0.7, most: int = 300, one_class: bool = True
 ) -> list[dict[str, Tensor]]:
     """The boxes of each picture after non-maximum suppression, in torchvision's form.
 
@@ -135,6 +139,7 @@ def detections(
         score: least score of a box.
         overlap: boxes of one class that overlap more are one; intersection over union.
         most: boxes per picture.
+        one_class: a cell gives its best class only; False: each whose score is high enough, as average precision counts.
 
     Returns:
         For each picture ``boxes`` ``(M, 4)`` in pixels, ``scores`` ``(M,)`` and ``labels`` ``(M,)``, best first.
@@ -143,8 +148,13 @@ def detections(
     found = []
     for one in decoded:
         best, label = one[4:].max(0)
-        keep = best > score
-        boxes, scores, labels = one[:4, keep].T, best[keep], label[keep]
+        where = (best > score).nonzero()[:, 0]
+        what = label[where]
+        if not one_class:
+            what, where = (one[4:] > score).nonzero().T
+        scores, order = one[4 + what, where].sort(descending=True, stable=True)
+        scores, order = scores[:MOST_CANDIDATES], order[:MOST_CANDIDATES]
+        boxes, labels = one[:4, where[order]].T, what[order]
         chosen = ops.batched_nms(boxes, scores, labels, overlap)[:most]
         found.append({"boxes": boxes[chosen], "scores": scores[chosen], "labels": labels[chosen]})
     return found
