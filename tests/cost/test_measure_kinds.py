@@ -87,6 +87,8 @@ NEURONS = {
 }
 MASKS = {
     "relu": lambda x: x * (x > 0),
+    "relu by a number": lambda x: x * (x > 0).float(),
+    "number first": lambda x: (x > 0).to(x.dtype) * x,
     "where": lambda x: torch.where(x > 0, x, 0.0),
     "top-k": lambda x: x * (x >= x.topk(2, -1)[0][..., -1:]),
     "soft threshold": lambda x: x.sign() * F.relu(x.abs() - 0.1),
@@ -99,6 +101,14 @@ def test_functions_that_give_spikes_are_neurons_and_masks_are_none(name: str):
     records = measure(Between(MASKS[mask] if mask else NEURONS[name]), torch.randn(3, 6))
     assert records.total("updates") == (0 if mask else 15)
     assert records.coverage == 1.0
+
+
+def test_a_mask_that_is_also_sent_is_a_neuron():
+    def gated(x: torch.Tensor) -> torch.Tensor:
+        sent = (x > 0).float()
+        return x * sent + sent
+
+    assert measure(Between(gated), torch.randn(3, 6)).total("updates") == 15
 
 
 PRODUCTS = {
