@@ -111,6 +111,30 @@ def test_a_mask_that_is_also_sent_is_a_neuron():
     assert measure(Between(gated), torch.randn(3, 6)).total("updates") == 15
 
 
+QUANTISERS = {
+    "spikes": (lambda x: (x > 0.1).float(), "spikes"),
+    "levels": (lambda x: (x * 4).clamp(0, 4).round(), "graded"),
+}
+
+
+@pytest.mark.parametrize("name", QUANTISERS)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_straight_through_quantiser_sends_what_it_rounds_to(name: str, first: bool):
+    torch.manual_seed(0)
+    quantise, kind = QUANTISERS[name]
+
+    def through(x: torch.Tensor) -> torch.Tensor:
+        rest = (quantise(x) - x).detach()
+        return x + rest if first else rest + x
+
+    assert measure(Between(through), torch.randn(30, 6)).layer("two").operand == kind
+
+
+def test_a_real_sum_is_no_straight_through_quantiser():
+    records = measure(Between(lambda x: x + ((x > 0).float() - 2 * x)), torch.randn(30, 6))
+    assert records.layer("two").operand == "analog"
+
+
 PRODUCTS = {
     "multiply and sum": lambda w, x: (w * x[:, None]).sum(2),
     "vecdot": lambda w, x: torch.linalg.vecdot(w, x[:, None]),

@@ -83,6 +83,7 @@ class Note:
         rounded: the note on whole numbers that it is a shift or multiple of.
         number: truth values of a comparison that were turned into numbers, or its numbers.
         truth: the truth values that it is as numbers.
+        difference: ``q``, its note and that of ``x`` where it is ``q - x``.
         read: something else than a mask on what was compared has read it as numbers.
         reached: how many of its entries at least one event reached, for the sums of a linear map.
         values: its numbers.
@@ -109,6 +110,7 @@ class Note:
     factors: tuple[tuple[Tensor, Note], tuple[Tensor, Note]] | None = None
     number: bool = False
     truth: Note | None = None
+    difference: tuple[Tensor, Note, Note] | None = None
     read: bool = False
     reached: int | None = None
     values: Values = field(default_factory=Values)

@@ -25,6 +25,7 @@ from snntorch_smixer.cost.counting.neurons import is_neuron, state_variables
 from snntorch_smixer.cost.counting.notes import Call, Note, Role, Values, read, storage_of, write
 from snntorch_smixer.cost.counting.products import PRODUCTS, SPELLED
 from snntorch_smixer.cost.counting.queue import Queue
+from snntorch_smixer.cost.counting.straight import see_straight_through
 from snntorch_smixer.cost.counting.transfer import Clock, transfer
 from snntorch_smixer.cost.counting.values import Scratch, classify, nonzero, spread
 
@@ -135,6 +136,8 @@ class Recorder(TorchDispatchMode):
         product, strange = PRODUCTS.get(name), is_strange(call)
         tally = product(call, Setting(self.scratch, self.layer)) if product is not None and not strange else None
         notes = transfer(call, self.clock)
+        if name in ("sub", "add", "detach", "alias"):
+            see_straight_through(call, notes[0])
         if tally is None and not strange:
             tally = self._entrywise(call, notes)
         self._follow(call, notes, tally)
