@@ -301,6 +301,7 @@ def _joined_foldings(runs: Sequence[Records]) -> tuple[Folding, ...]:
 
 def _joined_record(records: Sequence[Record | None], runs: Sequence[Records]) -> Record:
     """One layer in all runs; None where it did not run."""
+    records = _without_silence(records)
     ran = [record for record in records if record is not None]
     first, shapes = ran[0], {record.geometry for record in ran}
     if len(shapes) > 1:
@@ -323,6 +324,32 @@ def _joined_record(records: Sequence[Record | None], runs: Sequence[Records]) ->
         state_bytes=max(record.state_bytes for record in ran),
         activation_bytes=sum(record.activation_bytes for record in ran),
     )
+
+
+def _without_silence(records: Sequence[Record | None]) -> list[Record | None]:
+    """Runs that gave a layer nothing but zeros, as the other runs tell: zeros among real values are multiplied."""
+    silent = [record is not None and _is_silent(record) for record in records]
+    kinds = {record.operand for record, zeros in zip(records, silent, strict=True) if record is not None and not zeros}
+    if kinds != {"analog"}:
+        return list(records)
+    return [
+        _multiplied(record) if record is not None and zeros else record
+        for record, zeros in zip(records, silent, strict=True)
+    ]
+
+
+def _is_silent(record: Record) -> bool:
+    """True for a layer that got zeros alone, which counts as spikes that never came."""
+    return record.operand == "spikes" and record["synapses"] > 0 and not (record["mac"] or record["ac"])
+
+
+def _multiplied(record: Record) -> Record:
+    """The same zeros as real values: all synapses at work, spread evenly over the steps and samples."""
+    events, total = record.events, record["synapses"]
+    if events is not None:
+        share = total // (len(events) * len(events[0]))
+        events = tuple(tuple(share for _ in row) for row in events)
+    return replace(record, operand="analog", counts={**record.counts, "mac": total}, events=events)
 
 
 def _joined_events(

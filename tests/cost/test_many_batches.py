@@ -29,6 +29,21 @@ def loader(*, size: int = 3) -> DataLoader:
     return DataLoader(TensorDataset(spikes(), CLASSES), batch_size=size)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_batch_of_zeros_is_multiplied_where_other_runs_give_real_values(first: int):
+    layer, runs = nn.Linear(6, 3), [torch.zeros(2, 6), torch.randn(2, 6)]
+    added = measure(layer, runs[first]) + measure(layer, runs[1 - first])
+    right, (record,) = measure(layer, torch.randn(4, 6)).layers[0], added.layers
+    assert (record.operand, record["mac"], record.events) == ("analog", right["mac"], right.events)
+    assert record["ac"] == 0
+
+
+def test_a_batch_of_zeros_stays_silent_where_other_runs_give_spikes():
+    layer = nn.Linear(6, 3)
+    added = measure(layer, torch.zeros(2, 6)) + measure(layer, spikes())
+    assert (added.layers[0].operand, added.layers[0]["mac"]) == ("spikes", 0)
+
+
 def test_runs_added_up_are_the_run_of_all():
     model, x = net(), spikes()
     both, whole = measure(model, x[:3]) + measure(model, x[3:]), measure(model, x)

@@ -87,6 +87,8 @@ NEURONS = {
 }
 MASKS = {
     "relu": lambda x: x * (x > 0),
+    "relu by a number": lambda x: x * (x > 0).float(),
+    "number first": lambda x: (x > 0).to(x.dtype) * x,
     "where": lambda x: torch.where(x > 0, x, 0.0),
     "top-k": lambda x: x * (x >= x.topk(2, -1)[0][..., -1:]),
     "soft threshold": lambda x: x.sign() * F.relu(x.abs() - 0.1),
@@ -99,6 +101,38 @@ def test_functions_that_give_spikes_are_neurons_and_masks_are_none(name: str):
     records = measure(Between(MASKS[mask] if mask else NEURONS[name]), torch.randn(3, 6))
     assert records.total("updates") == (0 if mask else 15)
     assert records.coverage == 1.0
+
+
+def test_a_mask_that_is_also_sent_is_a_neuron():
+    def gated(x: torch.Tensor) -> torch.Tensor:
+        sent = (x > 0).float()
+        return x * sent + sent
+
+    assert measure(Between(gated), torch.randn(3, 6)).total("updates") == 15
+
+
+QUANTISERS = {
+    "spikes": (lambda x: (x > 0.1).float(), "spikes"),
+    "levels": (lambda x: (x * 4).clamp(0, 4).round(), "graded"),
+}
+
+
+@pytest.mark.parametrize("name", QUANTISERS)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_straight_through_quantiser_sends_what_it_rounds_to(name: str, first: bool):
+    torch.manual_seed(0)
+    quantise, kind = QUANTISERS[name]
+
+    def through(x: torch.Tensor) -> torch.Tensor:
+        rest = (quantise(x) - x).detach()
+        return x + rest if first else rest + x
+
+    assert measure(Between(through), torch.randn(30, 6)).layer("two").operand == kind
+
+
+def test_a_real_sum_is_no_straight_through_quantiser():
+    records = measure(Between(lambda x: x + ((x > 0).float() - 2 * x)), torch.randn(30, 6))
+    assert records.layer("two").operand == "analog"
 
 
 PRODUCTS = {

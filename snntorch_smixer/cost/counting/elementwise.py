@@ -52,6 +52,12 @@ def masks(call: Call, i: int) -> bool:
     return call.name in ("mul", "where", "masked_fill") and any(n.role == Role.DATA for n in others)
 
 
+def read_truth(truth: Note, *, only_masks: bool = False) -> None:
+    """Truth values as numbers are a neuron's spikes once anything but a mask on what was compared reads them."""
+    truth.read = truth.read or not only_masks
+    truth.number = truth.read
+
+
 def is_strange(call: Call) -> bool:
     """True for work on complex numbers or in sparse memory, for which there are no rules; moving it is free."""
     if call.name in rules.MOVING:

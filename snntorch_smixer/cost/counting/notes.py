@@ -82,6 +82,9 @@ class Note:
         factors: two tensors and the notes on them, where it is their product entry by entry.
         rounded: the note on whole numbers that it is a shift or multiple of.
         number: truth values of a comparison that were turned into numbers, or its numbers.
+        truth: the truth values that it is as numbers.
+        difference: ``q``, its note and that of ``x`` where it is ``q - x``.
+        read: something else than a mask on what was compared has read it as numbers.
         reached: how many of its entries at least one event reached, for the sums of a linear map.
         values: its numbers.
         senders: the layers with weights that it comes from, by their place in the books.
@@ -106,6 +109,9 @@ class Note:
     rounded: Note | None = None
     factors: tuple[tuple[Tensor, Note], tuple[Tensor, Note]] | None = None
     number: bool = False
+    truth: Note | None = None
+    difference: tuple[Tensor, Note, Note] | None = None
+    read: bool = False
     reached: int | None = None
     values: Values = field(default_factory=Values)
     senders: frozenset[int] = frozenset()

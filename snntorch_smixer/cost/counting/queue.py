@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from snntorch_smixer.cost.counting.counters import Setting, Tally
+from snntorch_smixer.cost.counting.elementwise import read_truth
 from snntorch_smixer.cost.counting.entries import Books, Entry
 from snntorch_smixer.cost.counting.frames import Firing, Stack, unseen
 from snntorch_smixer.cost.counting.late import (
@@ -90,6 +91,8 @@ class Queue:
             return self._first(key, func, args)
         if pattern.entry.fed:
             return None  # it feeds another linear layer, see `chains`
+        if note.truth is not None:
+            read_truth(note.truth)
         out: Tensor = func(*args)
         held = self._products.get(key)
         if held is None:

@@ -16,7 +16,7 @@ from snntorch_smixer.cost.counting import axes as ax
 from snntorch_smixer.cost.counting import rules
 from snntorch_smixer.cost.counting.chains import begun, joined, passed, tally_of, writes_constant
 from snntorch_smixer.cost.counting.counters import Setting, Tally, entrywise_product
-from snntorch_smixer.cost.counting.elementwise import fires, is_strange, masks, resets, verdict
+from snntorch_smixer.cost.counting.elementwise import fires, is_strange, masks, read_truth, resets, verdict
 from snntorch_smixer.cost.counting.entries import Books, Entry
 from snntorch_smixer.cost.counting.frames import Comparison, Firing, Frame, Stack, unseen
 from snntorch_smixer.cost.counting.guess import Guess
@@ -25,6 +25,7 @@ from snntorch_smixer.cost.counting.neurons import is_neuron, state_variables
 from snntorch_smixer.cost.counting.notes import Call, Chain, Note, Operand, Role, Values, read, storage_of, write
 from snntorch_smixer.cost.counting.products import PRODUCTS, SPELLED
 from snntorch_smixer.cost.counting.queue import Queue
+from snntorch_smixer.cost.counting.straight import see_straight_through
 from snntorch_smixer.cost.counting.transfer import Clock, transfer
 from snntorch_smixer.cost.counting.values import Scratch, classify, nonzero, spread
 
@@ -135,6 +136,8 @@ class Recorder(TorchDispatchMode):
         product, strange = PRODUCTS.get(name), is_strange(call)
         tally = product(call, Setting(self.scratch, self.layer)) if product is not None and not strange else None
         notes = transfer(call, self.clock)
+        if name in ("sub", "add", "detach", "alias"):
+            see_straight_through(call, notes[0])
         if tally is None and not strange:
             tally = self._entrywise(call, notes)
         self._follow(call, notes, tally)
@@ -155,6 +158,11 @@ class Recorder(TorchDispatchMode):
         if call.name in _TO_NUMBERS and out and out[0].is_floating_point():
             for i, (x, note) in enumerate(zip(call.tensors, call.notes, strict=True)):
                 note.number = note.number or (x.dtype == torch.bool and not masks(call, i))
+        for note in call.notes:
+            if note.truth is not None:
+                read_truth(note.truth, only_masks=call.name == "mul" and any(resets(note, n) for n in call.notes))
+        if call.name == "_to_copy" and call.tensors[0].dtype == torch.bool and notes:
+            notes[0].truth = call.notes[0]
         written = func._schema.is_mutable
         if written:
             self._queue.copies.forget()
@@ -203,6 +211,8 @@ class Recorder(TorchDispatchMode):
             note = read(x) if isinstance(x, Tensor) else None
             if note is not None and note.chain is not None:
                 self._escapes(note.chain)
+            if note is not None and note.truth is not None:
+                read_truth(note.truth)
 
     def _book_product(self, tally: Tally, note: Note, out: Tensor) -> None:
         self.stack.impure()
