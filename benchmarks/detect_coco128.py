@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from snntorch_smixer.detect.yolo import SpikeYOLO
+from snntorch_smixer.detect.yolo import SpikeYOLO, detector_of
 
 
 def data_file(folder: Path, out: Path, classes: list[int] | None) -> Path:
@@ -92,6 +92,8 @@ def main() -> None:
     found = {split: measured(model, data, split, args) for split in ("train", "val")}
     (args.out / "result.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found))
+    size = (args.imgsz, args.imgsz)
+    print(detector_of(model, img_size=size).save_pretrained(args.out / "model").files)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Selection:
     def keep_mask(self) -> Tensor:
         """``(B, N)`` bool, True where the token was kept."""
         mask = torch.zeros(self.tokens.shape[0], self.full_tokens, dtype=torch.bool, device=self.tokens.device)
-        return mask.scatter(1, self.tokens, True)
+        return mask.scatter(1, self.tokens, torch.ones_like(self.tokens, dtype=torch.bool))  # torch.jit wants a tensor
 
     def dropped(self) -> Tensor:
         """``(B, N - N')`` dropped tokens in position order."""

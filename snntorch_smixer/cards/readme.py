@@ -12,6 +12,12 @@ README = "README.md"
 OURS = "snntorch-smixer"
 """Organisation on the Hub whose models are known by their name alone."""
 
+DETECTORS = "spike-yolo"
+"""The architecture of detectors: how their names begin, and the summaries of those without one."""
+_CLASSES = "image-classification"
+_METRICS = {_CLASSES: ("top-1 accuracy", "accuracy"), "object-detection": ("mAP50", "mAP50")}
+"""Of a task: the metric of a card that the Hub shows, and its name there."""
+
 _HUB_DATASETS = {
     "fashion-mnist": "zalando-datasets/fashion_mnist",
     "cifar-10": "uoft-cs/cifar10",
@@ -60,15 +66,20 @@ def models_table(cards: Sequence[Card]) -> str:
 
 
 def _front_matter(card: Card) -> str:
-    lines = ["---", "library_name: snntorch-smixer", "pipeline_tag: image-classification"]
+    lines = ["---", "library_name: snntorch-smixer", f"pipeline_tag: {_task(card)}"]
     lines += [f"license: {json.dumps(card.license.lower())}"] if card.license else []
     lines += ["tags:", *(f"- {tag}" for tag in ("snntorch", "spiking-neural-network", "neuromorphic", "smixer"))]
     if card.dataset in _HUB_DATASETS:
         lines += ["datasets:", f"- {_HUB_DATASETS[card.dataset]}"]
-    accuracies = [m for m in card.measured if m.metric == "top-1 accuracy"]
-    if accuracies:
-        lines += ["metrics:", "- accuracy", *_model_index(card, accuracies)]
+    metric = _METRICS[_task(card)]
+    found = [m for m in card.measured if m.metric == metric[0]]
+    if found:
+        lines += ["metrics:", f"- {metric[1]}", *_model_index(card, found)]
     return "\n".join([*lines, "---"])
+
+
+def _task(card: Card) -> str:
+    return "object-detection" if card.name.startswith(DETECTORS) or card.summary.startswith(DETECTORS) else _CLASSES
 
 
 def _model_index(card: Card, accuracies: Sequence[Measured]) -> list[str]:
@@ -76,12 +87,12 @@ def _model_index(card: Card, accuracies: Sequence[Measured]) -> list[str]:
     for m in accuracies:
         lines += [
             "  - task:",
-            "      type: image-classification",
+            f"      type: {_task(card)}",
             "    dataset:",
             f"      name: {json.dumps(f'{m.dataset}, {m.split}')}",
             f"      type: {json.dumps(_HUB_DATASETS.get(m.dataset, m.dataset))}",
             "    metrics:",
-            "    - type: accuracy",
+            f"    - type: {_METRICS[_task(card)][1]}",
             f"      value: {round(100 * m.value, 4):g}",
         ]
     return lines
@@ -118,19 +129,12 @@ def _usage(card: Card) -> str:
     call = "from_pretrained" if known else "create_model"
     c, h, w = card.input_size
     shape = f"({card.T}, 8, {c}, {h}, {w})" if c == 2 else f"(8, {c}, {h}, {w})"
-    return "\n".join(
-        [
-            "## Use",
-            "",
-            "```python",
-            "import torch",
-            f"from snntorch_smixer import {call}",
-            "",
-            load,
-            f"logits = net(torch.randn{shape})" + ("  # net.card.preprocess(images) normalises" if card.mean else ""),
-            "```",
-        ]
-    )
+    run = f"logits = net(torch.randn{shape})" + ("  # net.card.preprocess(images) normalises" if card.mean else "")
+    needs = ["import torch"]
+    if _task(card) == "object-detection":
+        run, needs = 'found = net.predict(["photo.jpg"])  # boxes, scores and labels of each picture', []
+    code = [*needs, f"from snntorch_smixer import {call}", "", load, run]
+    return "\n".join(["## Use", "", "```python", *code, "```"])
 
 
 def _measured(card: Card) -> str:
@@ -173,4 +177,4 @@ def _input(card: Card) -> str:
 
 
 def _value(m: Measured) -> str:
-    return f"{m.value:.2%}" if m.metric.endswith("accuracy") else f"{m.value:g}"
+    return f"{m.value:.2%}" if m.metric.endswith("accuracy") or m.metric.startswith("mAP") else f"{m.value:g}"

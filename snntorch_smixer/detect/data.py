@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from snntorch_smixer.errors import CardError
+from snntorch_smixer.errors import CardError, check_name
 from snntorch_smixer.pictures import eight_bits, read_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -32,11 +32,13 @@ class BoxFolder:
         root: folder that the splits are relative to.
         splits: "train", "val", "test" to a folder of pictures, or a text file that lists them.
         names: of the classes, in order.
+        numbers: of the classes in the label files; None where they are counted as ``names`` are.
     """
 
     root: Path
     splits: dict[str, Path]
     names: tuple[str, ...]
+    numbers: tuple[int, ...] | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> BoxFolder:
@@ -69,6 +71,28 @@ class BoxFolder:
             raise CardError(f"detect: {file} names no train and no val. Write train: images/train.")
         return cls(root, splits, tuple(map(str, names)))
 
+    def only(self, names: Sequence[str]) -> BoxFolder:
+        """The same pictures with the boxes of some classes, which are counted in the order of ``names``.
+
+        Raises:
+            SettingError: the data set has no such class, with a close match.
+        """
+        for name in names:
+            check_name("detect", "class", name, self.names)
+        chosen = tuple(self.names.index(name) for name in names)
+        numbers = chosen if self.numbers is None else tuple(self.numbers[i] for i in chosen)
+        return replace(self, names=tuple(names), numbers=numbers)
+
+    def boxes(self, picture: Path) -> Tensor:
+        """Boxes ``(M, 5)`` of a picture, see `read_boxes`."""
+        if self.numbers is None:
+            return read_boxes(label_file(picture), len(self.names))
+        found = read_boxes(label_file(picture), None)
+        place = {number: new for new, number in enumerate(self.numbers)}
+        kept = found[[int(kind) in place for kind in found[:, 0]]]
+        kept[:, 0] = torch.tensor([float(place[int(kind)]) for kind in kept[:, 0]])
+        return kept
+
     def pictures(self, split: str) -> list[Path]:
         """Files of a split, sorted.
 
@@ -98,7 +122,7 @@ class BoxFolder:
             if split not in self.splits:
                 continue
             pictures = self.pictures(split)
-            counts[split] = sum(len(read_boxes(label_file(p), len(self.names))) for p in pictures)
+            counts[split] = sum(len(self.boxes(p)) for p in pictures)
             if not counts[split]:
                 raise CardError(
                     f"detect: the {len(pictures)} pictures of {split!r} have no box. Expected a text file beside each, "
@@ -116,12 +140,12 @@ def label_file(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def read_boxes(file: Path, classes: int) -> Tensor:
+def read_boxes(file: Path, classes: int | None) -> Tensor:
     """Boxes ``(M, 5)`` of a label file: class, and middle, width and height as shares of the picture.
 
     Args:
         file: a missing one stands for a picture without objects.
-        classes: K.
+        classes: K; None for any number.
 
     Raises:
         CardError: with the line.
@@ -135,7 +159,7 @@ def read_boxes(file: Path, classes: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 5).float()
 
 
-def _box(line: str, where: str, classes: int) -> list[float]:
+def _box(line: str, where: str, classes: int | None) -> list[float]:
     try:
         values = [float(part) for part in line.split()]
     except ValueError:
@@ -143,8 +167,9 @@ def _box(line: str, where: str, classes: int) -> list[float]:
     if len(values) != 5 or not all(map(math.isfinite, values)):
         raise CardError(f"detect: {where}: {line.strip()[:60]!r} is no box. Write: class x y width height.")
     kind, x, y, width, height = values
-    if kind != int(kind) or not 0 <= kind < classes:
-        raise CardError(f"detect: {where}: class {kind:g} is outside 0..{classes - 1}, the classes of data.yaml.")
+    if kind != int(kind) or not 0 <= kind < (classes or math.inf):
+        last = "" if classes is None else classes - 1
+        raise CardError(f"detect: {where}: class {kind:g} is outside 0..{last}, the classes of data.yaml.")
     edges = (x - width / 2, y - height / 2, 1 - x - width / 2, 1 - y - height / 2)
     if min(width, height) <= 0 or min(edges) < -0.01:
         raise CardError(
@@ -217,7 +242,8 @@ def open_picture(source: Any) -> Tensor:
     elif hasattr(source, "getexif"):
         source = np.asarray(eight_bits(source))
     if not isinstance(source, np.ndarray) or source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
-        raise CardError(f"detect: got a {type(source).__name__}. Pass a file, a PIL image, or bytes (H, W, 3).")
+        what = f"{source.dtype} {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
+        raise CardError(f"detect: got {what}. Pass a file, a PIL image, or bytes (H, W, 3).")
     return torch.from_numpy(np.array(source)).permute(2, 0, 1).float() / 255
 
 
@@ -241,7 +267,7 @@ class BoxData(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             raise CardError(f"detect: got size={size}, expected a multiple of {STRIDE}. Pass {_next(size)}.")
         self.data, self.size, self.flip = data, size, flip
         self.files = data.pictures(split)
-        self.boxes = [read_boxes(label_file(file), len(data.names)) for file in self.files]
+        self.boxes = [data.boxes(file) for file in self.files]
 
     def __len__(self) -> int:
         return len(self.files)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snntorch_smixer.cards.card import Card
 from snntorch_smixer.detect.data import STRIDE, letterbox, open_picture
@@ -28,7 +28,7 @@ Found = list[dict[str, Tensor]]
 
 KINDS = ("smixer", "conv")
 EPSILON, MOMENTUM = 1e-3, 0.03
-"""Of BatchNorm, as ultralytics sets them when it trains: the weights belong to them."""
+"""Of BatchNorm on maps, as ultralytics sets them when it trains: the weights belong to them."""
 SCALES: Mapping[str, tuple[float, float, int]] = {
     key: (value[0], value[1], int(value[2]))
     for key, value in read_config(FOLDER / "spike-yolo-smixer.yaml")["scales"].items()
@@ -179,7 +179,7 @@ class SpikingDetector(Network):
         self.pyramid = SpikingPyramid(self.config.table(), channels=self.config.in_channels)
         self.head = self.fresh_head()
         for module in self.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = EPSILON, MOMENTUM
         if self.config.prune is not None:
             self.dstsp.settings = self.config.prune
@@ -239,8 +239,13 @@ class SpikingDetector(Network):
         boxes, scores = head(maps)
         return head.decode(boxes, scores, sizes)
 
-    def forward(self, x: Tensor) -> Any:
-        """In evaluation mode the boxes of each picture, see `detections`; in training mode `raw`."""
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Any:
+        """In evaluation mode the boxes of each picture, see `detections`; in training mode `raw`.
+
+        Args:
+            x: pictures ``(B, C, H, W)``, or a list of ``(C, H, W)`` of one size, as torchvision's detectors take them.
+        """
+        x = x if isinstance(x, Tensor) else torch.stack(list(x))
         return self.raw(x) if self.training else detections(self.decoded(x))
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:  # noqa: ARG002
@@ -285,33 +290,32 @@ class SpikingDetector(Network):
         return written
 
 
-def from_ultralytics(state: Mapping[str, Tensor], table: Mapping[str, Any]) -> SpikingDetector:
+def from_ultralytics(
+    state: Mapping[str, Tensor], table: Mapping[str, Any], *, img_size: tuple[int, int] | None = None
+) -> SpikingDetector:
     """The detector whose weights ultralytics trained, from ``model.state_dict()`` and ``model.yaml`` of `SpikeYOLO`.
 
     Args:
         state: names such as "model.0.unit.linear.weight".
         table: the YAML table.
+        img_size: (H, W) of the training; default: that of the grid of ``W_M``.
 
     Raises:
         SettingError: weights of another network.
     """
-    net = SpikingDetector(DetectorConfig.of_table(table))
+    net = SpikingDetector(DetectorConfig.of_table(table, img_size=img_size))
     last = len(net.pyramid.rows) - 1
     names = {}
     for name in state:
         row, _, inner = name.removeprefix("model.").partition(".")
         names[name] = f"head.{inner}" if row == str(last) else f"pyramid.rows.{row}.{inner}"
-    kept = {names[name]: value.float() for name, value in state.items() if not inner_only(name, last)}
+    # The decoding of ultralytics holds whole numbers, 0 to bins, as weights.
+    kept = {names[name]: value.float() for name, value in state.items() if not name.startswith(f"model.{last}.dfl.")}
     wrong = sorted(set(kept) ^ set(net.state_dict()))
     if wrong:
         raise SettingError(f"from_ultralytics: {wrong[0]} is in weights or in table only. Pass those of one model.")
     net.load_state_dict(kept)
     return net.eval()
-
-
-def inner_only(name: str, last: int) -> bool:
-    """True for what only the head of ultralytics holds: the weights of its decoding are whole numbers, 0 to bins."""
-    return name.startswith(f"model.{last}.dfl.")
 
 
 CONFIGS: Mapping[str, DetectorConfig] = named(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snntorch_smixer import shapes
-from snntorch_smixer.errors import LayoutError
+from snntorch_smixer.errors import LayoutError, SettingError
 from snntorch_smixer.kernels.token_mix import expand_to_grid, mix, mix_shared, resize_matrix
 from snntorch_smixer.layers.block import EncodingBlock
 from snntorch_smixer.layers.mixer import SMixer
 from snntorch_smixer.layers.mlp import SpikingMLP
 from snntorch_smixer.layers.unit import Unit, fire
 from snntorch_smixer.neurons import IntegerLIF
-from snntorch_smixer.pruning.pruner import DSTSP
+from snntorch_smixer.pruning.pruner import DSTSP, DSTSPConfig
+from snntorch_smixer.pruning.rates import rate_at
 from snntorch_smixer.pruning.softmatch import merge_dropped
 from snntorch_smixer.selection import Selection
 
@@ -29,29 +31,59 @@ class GridDSTSP(DSTSP):
     """DSTSP for a detector: steps are dropped, tokens only chosen, because every map keeps its grid."""
 
     keeps_grid = True
+    wrapped: Any = None
+    """What `snntorch_smixer.dstsp.wrap` needs to undo itself; None where it did nothing."""
+
+    def check(self, settings: DSTSPConfig) -> None:
+        """Raise `SettingError` where ``settings`` do not fit a detector.
+
+        Args:
+            settings: those to come.
+        """
+        super().check(settings)
+        if settings.spike_cap is not None:
+            raise SettingError(
+                f"DSTSP: spike_cap={settings.spike_cap} is not for detectors, whose convolution blocks do not cap "
+                "spikes. Pass None, and fewer levels in the YAML file."
+            )
+        if settings.place != "stem":
+            raise SettingError(
+                f"DSTSP: place={settings.place!r} is not for detectors: the row PruneSteps says where steps are "
+                "dropped. Pass place='stem'."
+            )
+        if settings.w_prime == "crop":
+            raise SettingError(
+                "DSTSP: w_prime='crop' gives W_M a meaning that depends on the number of tokens, and a detector has "
+                "one for each picture size. Pass 'gather' or 'shared'."
+            )
 
 
-class BlockPruning(nn.Module):
-    """The pruning of a detector, as one of its blocks sees it.
+@dataclass(frozen=True, eq=False)
+class BlockPruning:
+    """The pruning of a detector for one of its blocks.
 
-    Args:
-        dstsp: shared by all blocks.
+    Attributes:
+        dstsp: shared by all blocks; None in front of the place where steps are dropped.
         index: number of the block, for rates per block.
     """
 
-    def __init__(self, dstsp: DSTSP, index: int = 0) -> None:
-        super().__init__()
-        self.dstsp, self.index = dstsp, index
+    dstsp: DSTSP | None = None
+    index: int = 0
 
-    @property
-    def active(self) -> bool:
-        """True where it may drop something in this mode, training or evaluation."""
-        return self.dstsp.is_active()
 
-    def forward(self, spikes: Tensor) -> Selection | None:
-        """What is kept of tokens, by their spikes ``(T, B, N, C)``; None where all are."""
-        _, kept = self.dstsp(spikes, spikes, None, self.index)
-        return kept if kept is not None and kept.drops_tokens else None
+UNPRUNED = BlockPruning()
+"""Of a block in front of the place where steps are dropped."""
+
+
+def drops_tokens(dstsp: DSTSP | None, index: int) -> bool:
+    """True where the pruning of a detector drops tokens in front of a block, in this mode."""
+    return dstsp is not None and dstsp.is_active() and rate_at(dstsp.ps, index, dstsp.depth or 1) > 0
+
+
+def kept_tokens(dstsp: DSTSP, spikes: Tensor, index: int) -> Selection | None:
+    """What is kept of tokens in front of a block, by their spikes ``(T, B, N, C)``; None where all are."""
+    _, kept = dstsp(spikes, spikes, None, index)
+    return kept if kept is not None and kept.drops_tokens else None
 
 
 class SpikingConv(Unit):
@@ -134,6 +166,8 @@ class PruneSteps(nn.Module):
         neuron: makes the neuron whose spikes are counted, that of the layer behind.
     """
 
+    index = -1
+
     def __init__(self, dstsp: DSTSP, *, neuron: Neuron = IntegerLIF) -> None:
         super().__init__()
         self.dstsp = dstsp
@@ -147,7 +181,7 @@ class PruneSteps(nn.Module):
         tokens = shapes.grid_to_tokens(x)
         with torch.no_grad():
             spikes = self.neuron(tokens)
-        left, _ = self.dstsp(tokens, spikes, None, -1)
+        left, _ = self.dstsp(tokens, spikes, None, self.index)
         return shapes.tokens_to_grid(left, *x.shape[3:])
 
 
@@ -161,9 +195,11 @@ class SpikingConvBlock(nn.Module):
         dim: C.
         kernel: of the depthwise convolution, odd.
         full: 3 x 3 convolutions in the MLP, for early stages; else 1 x 1.
-        pruning: of the detector; None in front of the place where steps are dropped.
+        pruning: of the detector, for this block.
         neuron: makes one neuron.
     """
+
+    saves_dense = False
 
     def __init__(
         self,
@@ -171,12 +207,12 @@ class SpikingConvBlock(nn.Module):
         *,
         kernel: int = 5,
         full: bool = False,
-        pruning: BlockPruning | None = None,
+        pruning: BlockPruning = UNPRUNED,
         neuron: Neuron = IntegerLIF,
     ) -> None:
         super().__init__()
         hidden, size = 2 * dim, 3 if full else 1
-        self.pruning = pruning
+        self.dstsp, self.index = pruning.dstsp, pruning.index
         conv = partial(SpikingConv, neuron=neuron)
         self.separable = nn.ModuleList(
             [conv(dim, hidden), conv(hidden, hidden, kernel, groups=hidden), conv(hidden, dim)]
@@ -195,10 +231,11 @@ class SpikingConvBlock(nn.Module):
 
     def _kept(self, x: Tensor) -> Tensor | None:
         """``(B, 1, H, W)``, 1 at kept positions; None where all are."""
-        if self.pruning is None or not self.pruning.active:
+        if self.dstsp is None or not drops_tokens(self.dstsp, self.index):
             return None
         with torch.no_grad():
-            kept = self.pruning(shapes.grid_to_tokens(self.separable[0].neuron(x)))  # type: ignore[operator]
+            spikes = self.separable[0].neuron(x)  # type: ignore[operator]
+        kept = kept_tokens(self.dstsp, shapes.grid_to_tokens(spikes), self.index)
         return None if kept is None else kept.keep_mask().view(-1, 1, *x.shape[3:]).to(x.dtype)
 
 
@@ -225,6 +262,24 @@ class GridMixer(SMixer):
         return self.proj(mix(spikes, weight, kept, partial(mix_shared, w_prime=weight)))
 
 
+@torch.no_grad()
+def regrid(net: nn.Module, grid: tuple[int, int]) -> nn.Module:
+    """Give every `GridMixer` of ``net`` the ``W_M`` of another grid, in place: it is not resized in each forward then.
+
+    Args:
+        net: changed; an optimizer has to be made anew.
+        grid: (rows, columns) of the coarse map.
+    """
+    for mixer in net.modules():
+        if isinstance(mixer, GridMixer) and mixer.grid != grid:
+            weight = resize_matrix(mixer.matrix, mixer.grid, grid)
+            rows = weight.shape[0] * weight.shape[1]
+            mixer.w_m = nn.Conv1d(rows, rows, 1, groups=mixer.heads, bias=False).to(weight)
+            mixer.w_m.weight.copy_(weight.reshape(rows, -1, 1))
+            mixer.grid, mixer.num_tokens = grid, weight.shape[1]
+    return net
+
+
 class SpikingMixerBlocks(nn.Module):
     """SMixer encoding blocks on the coarse map, ``(T, B, C, H, W)`` to the same shape; N = H W up to about 400.
 
@@ -236,9 +291,11 @@ class SpikingMixerBlocks(nn.Module):
         depth: number of blocks.
         grid: (rows, columns) that ``W_M`` is made for.
         heads: h, divides C.
-        pruning: of the detector.
+        pruning: of the detector, for the first block.
         neuron: makes one neuron.
     """
+
+    saves_dense = True
 
     def __init__(
         self,
@@ -247,11 +304,11 @@ class SpikingMixerBlocks(nn.Module):
         *,
         grid: tuple[int, int],
         heads: int = 8,
-        pruning: BlockPruning | None = None,
+        pruning: BlockPruning = UNPRUNED,
         neuron: Neuron = IntegerLIF,
     ) -> None:
         super().__init__()
-        self.pruning = pruning
+        self.dstsp, self.index = pruning.dstsp, pruning.index
         self.blocks = nn.ModuleList(
             EncodingBlock(
                 GridMixer(dim, grid=grid, heads=heads, neuron=neuron), SpikingMLP(dim, hidden=2 * dim, neuron=neuron)
@@ -265,8 +322,8 @@ class SpikingMixerBlocks(nn.Module):
         whole = shapes.grid_to_tokens(x)
         kept = self._kept(whole)
         tokens = whole
-        if kept is not None and self.pruning is not None:
-            tokens = merge_dropped(whole, kept, self.pruning.dstsp.merge)
+        if kept is not None and self.dstsp is not None:
+            tokens = merge_dropped(whole, kept, self.dstsp.merge)
         for block in cast(Iterable[EncodingBlock], self.blocks):
             tokens = tokens + cast(GridMixer, block.mixer)(tokens, kept, size)
             tokens = tokens + block.mlp(tokens, kept)
@@ -276,11 +333,10 @@ class SpikingMixerBlocks(nn.Module):
         return shapes.tokens_to_grid(tokens, *size)
 
     def _kept(self, tokens: Tensor) -> Selection | None:
-        if self.pruning is None or not self.pruning.active:
+        if self.dstsp is None or not drops_tokens(self.dstsp, self.index):
             return None
-        with torch.no_grad():
-            kept: Selection | None = self.pruning(cast(EncodingBlock, self.blocks[0]).first_spikes(tokens))
-        return kept
+        spikes = cast(EncodingBlock, self.blocks[0]).first_spikes(tokens)
+        return kept_tokens(self.dstsp, spikes, self.index)
 
 
 class SpikingSPPF(nn.Module):
@@ -328,8 +384,9 @@ class Join(nn.Module):
         Raises:
             LayoutError: maps of several sizes: the picture is no multiple of the largest stride.
         """
-        sizes = [tuple(one.shape[3:]) for one in x]
-        if len(set(sizes)) > 1:
+        height, width = x[0].shape[3:]
+        if any(one.shape[3] != height or one.shape[4] != width for one in x):
+            sizes = [tuple(one.shape[3:]) for one in x]
             raise LayoutError(
                 f"detector: maps of the sizes {sizes} meet, so the picture is no multiple of the largest stride. Pad "
                 "or resize it to a multiple of 32."

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -45,8 +45,12 @@ def read_config(name: str | Path) -> dict[str, Any]:
         raise SettingError(f"detector: {path} cannot be read as YAML: {error}.") from error
     if not isinstance(raw, dict) or not all(isinstance(raw.get(part), list) for part in ("backbone", "head")):
         raise SettingError(f"detector: {path} holds no table with the lists backbone and head. See {FOLDER}.")
-    raw = {"scale": scale or next(iter(raw.get("scales") or {"": 0})), **raw}
-    return raw if not scale else {**raw, "scale": scale}
+    return {**raw, "scale": scale or _scale(raw)}
+
+
+def _scale(table: Mapping[str, Any]) -> str:
+    """The letter of a table, "n" where it says none."""
+    return table.get("scale") or ("n" if "n" in (table.get("scales") or ()) else next(iter(table.get("scales") or "n")))
 
 
 def config_path(name: str) -> Path:
@@ -187,6 +191,7 @@ def build_rows(config: Mapping[str, Any], channels: int, head: Head) -> tuple[nn
         SettingError: an unknown key or layer, with close matches, a row of another form, or channels that do not fit;
             with the number of the row.
     """
+    config = {**config, "scale": _scale(config)}
     _check(config)
     depth, width, most = config["scales"][config["scale"]]
     build = _shared(config)
@@ -322,9 +327,10 @@ class SpikingPyramid(nn.Module):
         state: Any = x
         for layer in self.rows:
             if layer.f != -1:
-                sources = [layer.f] if isinstance(layer.f, int) else layer.f
+                where = cast(int | list[int], layer.f)
+                sources = [where] if isinstance(where, int) else where
                 taken = [state if s == -1 else kept[s] for s in sources]
-                state = taken[0] if isinstance(layer.f, int) else taken
+                state = taken[0] if isinstance(where, int) else taken
             state = layer(state)
             kept.append(state if layer.i in self.save else None)
         return list(state)
@@ -334,7 +340,7 @@ def strides_of(rows: nn.Sequential) -> list[int]:
     """Pixels per cell behind each row."""
     found: list[int] = []
     for layer in rows.children():
-        sources: Any = layer.f
+        sources = cast(int | list[int], layer.f)
         source = sources if isinstance(sources, int) else sources[0]
         before = found[source] if found else 1
         down = prod(m.stride for m in layer.modules() if isinstance(m, layers.SpikingConv))

@@ -19,13 +19,19 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from snntorch_smixer.cards.card import WEIGHTS
 from snntorch_smixer.detect.contain import contained, import_ultralytics
 from snntorch_smixer.detect.data import STRIDE, BoxFolder
+from snntorch_smixer.detect.detector import SpikingDetector, from_ultralytics
 from snntorch_smixer.detect.head import box_branch, class_branch
-from snntorch_smixer.detect.layers import GridDSTSP
+from snntorch_smixer.detect.layers import GridDSTSP, regrid
 from snntorch_smixer.detect.rows import KEYS, build_rows, read_config
 from snntorch_smixer.errors import SettingError
+from snntorch_smixer.models.saving import note_training
 from snntorch_smixer.neurons import IntegerLIF
+
+LICENCE = "AGPL-3.0"
+"""Of weights that ultralytics trained."""
 
 import_ultralytics()
 with contained():
@@ -167,11 +173,16 @@ class SpikeYOLO(YOLO):
         task: "detect".
         verbose: as in ultralytics.
 
+    Attributes:
+        model: the `SpikeDetectionModel`.
+
     Examples:
         >>> from snntorch_smixer.detect import SpikeYOLO
         >>> model = SpikeYOLO("spike-yolo-n-smixer.yaml")
         >>> model.train(data="coco8.yaml", epochs=1, ps=0.2, t=1)  # doctest: +SKIP
     """
+
+    model: Any
 
     def __init__(
         self, model: str | Path = "spike-yolo-n-smixer.yaml", task: str = "detect", verbose: bool = False
@@ -191,7 +202,7 @@ class SpikeYOLO(YOLO):
         return self.model.dstsp
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
-        table = read_config(cfg)
+        table = {**read_config(cfg), "yaml_file": cfg}  # an export lies beside it
         with mock.patch("ultralytics.engine.model.yaml_model_load", return_value=table):
             super()._new(cfg, task=task, verbose=verbose)
 
@@ -235,9 +246,46 @@ class SpikeYOLO(YOLO):
             return super().predict(*args, **kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
-        """Export as ``YOLO.export`` does; ``format="onnx"`` was tried."""
+        """Export as ``YOLO.export`` does, without pruning; ``format="onnx"`` was tried. ``W_M`` is made for ``imgsz``.
+
+        Raises:
+            SettingError: the pruning drops something: its ranking is a sort that depends on the picture, for which the
+                exporter of ultralytics has no operator.
+        """
+        settings = self.dstsp.settings
+        if self.dstsp.is_active() and (settings.ps or settings.t not in (None, self.dstsp.steps)):
+            raise SettingError(
+                f"SpikeYOLO.export: got a detector with ps={settings.ps}, t={settings.t}, and the ranking of DSTSP "
+                "cannot be exported. Set model.dstsp.ps = 0 and model.dstsp.t = None."
+            )
+        size = kwargs.get("imgsz", self.overrides.get("imgsz", 640))
+        rows, columns = (size, size) if isinstance(size, int) else size
+        model = self.model
         with contained():
-            return super().export(*args, **kwargs)
+            self.model = regrid(deepcopy(model), (-(-rows // STRIDE), -(-columns // STRIDE)))
+            try:
+                return super().export(*args, **kwargs)
+            finally:
+                self.model = model
+
+
+def detector_of(
+    model: SpikeYOLO, *, names: Sequence[str] = (), img_size: tuple[int, int] | None = None
+) -> SpikingDetector:
+    """The network that a `SpikeYOLO` has trained, to be saved, published and used without ultralytics.
+
+    Args:
+        model: trained, or loaded from a ``.pt``.
+        names: of the classes; default: those of the training.
+        img_size: (H, W) of the training; default: that of the grid of ``W_M``.
+    """
+    trained = model.model
+    net = from_ultralytics(trained.state_dict(), {**trained.yaml, "nc": len(trained.names)}, img_size=img_size)
+    classes = tuple(names) or tuple(trained.names[i] for i in range(len(trained.names)))
+    note_training(net, name="detector", classes=classes)
+    if net.card is not None:
+        net.describe(replace(net.card, license=LICENCE), weights=net.card.files[WEIGHTS].sha256)
+    return net
 
 
 def _check_training(asked: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from snntorch_smixer.cards.card import CARD, CONFIG, WEIGHTS, Card, FileRecord
@@ -306,6 +305,8 @@ def _state(net: Configured) -> dict[str, Tensor]:
 
 
 def _contents(blueprint: Blueprint, state: Mapping[str, Tensor]) -> dict[str, bytes]:
+    from safetensors.torch import save as to_bytes  # `import snntorch_smixer` does without it
+
     return {CONFIG: blueprint.to_json().encode(), WEIGHTS: to_bytes(dict(state))}
 
 

@@ -153,8 +153,12 @@ class UnitEdit:
         """How it treats dropped tokens."""
         if self.silences:
             return f"{self.path}: silent at dropped tokens"
-        how = "works on the kept tokens alone" if self.pointwise else "looks at neighbours, runs on all tokens"
-        return f"{self.path}: {how}; dropped tokens keep their value"
+        if self.pointwise:
+            return f"{self.path}: works on the kept tokens alone; dropped tokens keep their value"
+        return (
+            f"{self.path}: looks at neighbours, runs on all tokens; dropped tokens keep their value, which saves "
+            "events but no dense arithmetic"
+        )
 
     def apply(self, model: nn.Module, context: Context) -> None:
         """Put the hooks on."""

@@ -13,6 +13,7 @@ from snntorch_smixer.errors import FamilyError, SettingError
 from snntorch_smixer.layers.mixer import is_plain, matrix
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.modes import undisturbed
+from snntorch_smixer.patching import built_in
 from snntorch_smixer.patching.modules import LazyTokenMatrix, TokenMixing, WrappedDSTSP
 from snntorch_smixer.patching.observe import first_tensor
 from snntorch_smixer.patching.standins import InPlaceOf, SwappedAttention, Tap
@@ -89,6 +90,8 @@ def fit(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         >>> net = dstsp.wrap(Spikformer(T=2, **sizes), ps=0, t=None)
         >>> net = dstsp.fit(net, [torch.rand(4, 3, 16, 16)])  # unlabelled batches
     """
+    if built_in.pruning_of(model) is not None:
+        raise FamilyError(f"fit: {type(model).__name__} has no attention that was swapped: its W_M is trained with it.")
     if not isinstance(getattr(model, "dstsp", None), WrappedDSTSP):
         raise FamilyError(f"fit: this {type(model).__name__} is not wrapped. Call dstsp.wrap(model) first.")
     swapped = [m for m in model.modules() if isinstance(m, InPlaceOf) and m.removed.tap is not None]

@@ -14,7 +14,7 @@ from snntorch_smixer.families import Sites, detect, nearest
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.modes import random_state_kept
-from snntorch_smixer.patching import native, probe
+from snntorch_smixer.patching import built_in, native, probe
 from snntorch_smixer.patching.behaviour import levels_of
 from snntorch_smixer.patching.edits import CapEdit, Edit, PruneEdit, SwapEdit, UnitEdit, WholeGridEdit
 from snntorch_smixer.patching.hooks import ONLY_STEPS
@@ -81,6 +81,10 @@ def _look(model: nn.Module, settings: DSTSPConfig, swap: bool | str, example: An
     if isinstance(model, SMixerNet):
         native_plan, native_swaps = native.look(model, settings, swap)
         return Patch(native_plan, native_swaps)
+    shared = built_in.pruning_of(model)
+    if shared is not None:
+        settings = replace(shared.settings, ps=settings.ps, t=settings.t)
+        return Patch(built_in.look(model, shared, settings, built_in.sizes_on(model, shared, example)), ())
     inside = next((path for path, m in model.named_modules() if isinstance(m, SMixerNet)), None)
     if inside is not None:
         raise FamilyError(f"wrap: got a SMixerNet inside {type(model).__name__}. Wrap the net itself, at {inside!r}.")

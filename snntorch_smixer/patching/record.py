@@ -65,11 +65,13 @@ class Plan:
 
     def __str__(self) -> str:
         steps, what = self.steps, "steps" if self.levels is None else "levels"
+        detector = self.family == "native" and self.keeps_grid
+        unknown = "one for each place of a map" if detector and None in self.tokens else ""
         share = "" if None in self.tokens else f" ({1 - self.tokens[1] / self.tokens[0]:.1%} dropped)"  # type: ignore[operator]
         before, after = self.parameters
         lines = [
             f"{self.model}, family {self.family}, {self.depth} blocks",
-            f"  tokens      {_arrow(*self.tokens)}{share}",
+            f"  tokens      {unknown or _arrow(*self.tokens)}{share}",
             f"  {what:<11} {_arrow(*steps)}",
             f"  parameters  {before:,} -> {'known after the first forward' if after is None else f'{after:,}'}",
         ]

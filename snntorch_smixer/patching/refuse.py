@@ -7,6 +7,7 @@ from torch import nn
 from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.families import Sites
 from snntorch_smixer.layouts import Layout
+from snntorch_smixer.patching import built_in
 from snntorch_smixer.patching.edits import SwapEdit
 from snntorch_smixer.patching.modules import WrappedDSTSP
 from snntorch_smixer.patching.survey import Survey
@@ -23,6 +24,10 @@ def refuse_wrapped(model: nn.Module) -> None:
     if isinstance(model, outer) or hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
         what = "compiled" if not isinstance(model, outer) else "inside " + name
         raise FamilyError(f"wrap: this {name} is {what}. Wrap the plain model first, then compile or distribute it.")
+    shared = built_in.pruning_of(model)
+    if shared is not None:
+        built_in.refuse(model, shared)
+        return
     if any(
         isinstance(m, WrappedDSTSP) or "dstsp" in vars(m)
         for child in model.children()

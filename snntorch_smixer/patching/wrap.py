@@ -14,7 +14,7 @@ from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.memory import MODES, memory_of
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.modes import random_state_kept, undisturbed
-from snntorch_smixer.patching import native
+from snntorch_smixer.patching import built_in, native
 from snntorch_smixer.patching.edits import LATER, Context, undo
 from snntorch_smixer.patching.fit import fit
 from snntorch_smixer.patching.hooks import SameGrid, picture_size
@@ -93,6 +93,12 @@ def wrap(
     """
     with undisturbed(), random_state_kept(failed=True):
         patch = look(model, DSTSPConfig(ps=ps, t=t), swap=swap, example=example_input)
+        shared = built_in.pruning_of(model)
+        if shared is not None:
+            _refuse_calibration(model, calibrate)
+            with restored(model, failed=True):
+                built_in.apply(model, shared, patch.plan.settings, example_input)
+            return model
         with restored(model, failed=True):
             _apply(model, patch, swap, example_input)
             if example_input is not None and patch.plan.family != "native":
@@ -100,6 +106,14 @@ def wrap(
             if calibrate is not None:
                 fit(model, calibrate)
     return model
+
+
+def _refuse_calibration(model: nn.Module, calibrate: Any) -> None:
+    if calibrate is not None:
+        raise FamilyError(
+            f"wrap: this {type(model).__name__} has no attention that is swapped, so there is no W_M to fit. Leave "
+            "calibrate out."
+        )
 
 
 @torch.inference_mode(False)
@@ -173,6 +187,11 @@ def unwrap(model: Model) -> Model:
         >>> torch.equal(dstsp.unwrap(dstsp.wrap(net, ps=0.3, t=1))(x), before)
         True
     """
+    shared = built_in.pruning_of(model)
+    if shared is not None and shared.wrapped is not None:
+        with restored(model, failed=True):
+            built_in.undo(model, shared)
+        return model
     if not isinstance(getattr(model, "dstsp", None), WrappedDSTSP):
         raise FamilyError(
             f"unwrap: this {type(model).__name__} was not wrapped, so there is nothing to undo. A net built "
@@ -209,6 +228,9 @@ def summary(model: nn.Module) -> Plan:
         >>> dstsp.summary(net).tokens
         (49, 44)
     """
+    shared = built_in.pruning_of(model)
+    if shared is not None and shared.wrapped is not None:
+        return built_in.summary(model, shared)
     dstsp = getattr(model, "dstsp", None)
     if not isinstance(dstsp, WrappedDSTSP):
         raise FamilyError(f"summary: this {type(model).__name__} was not wrapped. Call dstsp.wrap(model) first.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from snntorch_smixer.pruning.rates import check_rate
@@ -20,6 +21,8 @@ def tokens_kept(num_tokens: int, ps: float) -> int:
         34
     """
     check_rate(ps)
+    if torch._C._get_tracing_state() is not None:
+        num_tokens = int(num_tokens)  # a size is a tensor then
     # range() yields a plain number under torch.compile, which makes a float symbolic, and N' with it, once ps changed.
     return max(1, len(range(round(num_tokens * (1 - ps)))))
 
