@@ -152,4 +152,4 @@ if __name__ == "__main__":
     for path in chosen:
         print(path.name, flush=True)
         problems += stale(path) if args.check else refresh(path) or []
-    sys.exit("\n\n".join(problems))
+    sys.exit("\n\n".join(problems) or None)

@@ -1,5 +1,6 @@
 """Every Python block of the README and the documentation runs, and every local link leads somewhere."""
 
+import contextlib
 import importlib.util
 import re
 import sys
@@ -8,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from snntorch_smixer.errors import MissingExtra
+from snntorch_smixer.extras import torchvision_ready
 from snntorch_smixer.train.datasets import DATASETS
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +40,21 @@ def test_blocks_run(page: Path):
         if "spikingjelly" in block:
             pytest.importorskip("spikingjelly")
         exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("library", ["lightning", "transformers"])
+@pytest.mark.filterwarnings("ignore")  # what these libraries warn of is their own
+def test_blocks_for_other_training_libraries_run(library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A block marked ``py`` needs a library that is no extra; it goes on from the ``python`` block in front of it."""
+    with contextlib.suppress(MissingExtra):
+        torchvision_ready()  # both import torchvision where there is one
+    pytest.importorskip(library, reason=f"{library} is not installed; pip install {library} to run its block")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "how-to" / "other-training-loops.md").read_text(encoding="utf-8")
+    before, _, block = re.search(rf"(.*)^```(py)\n([^`]*{library}.*?)^```", page, re.MULTILINE | re.DOTALL).groups()
+    namespace = {"__name__": "__main__"}
+    for code in (BLOCK.findall(before)[-1], block):
+        exec(compile(code, library, "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.name)

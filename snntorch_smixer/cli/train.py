@@ -20,6 +20,7 @@ _EXAMPLES = """
   smixer train smixer-2-64-fmnist --data DATA --out runs/mine     with its own recipe; again to continue after a stop
   smixer train smixer-2-64-fmnist --data DATA --out runs/short --epochs 2 --seed 1 --compile
   smixer train smixer-4-384 --data DATA --out runs/c10 --dataset cifar-10 --recipe zoo/smixer-2-64-fmnist/recipe.toml
+  smixer train smixer-4-384 --data PICTURES --dataset image-folder --recipe FILE    your own: train/CLASS/*, val/CLASS/*
   smixer train smixer-2-64-fmnist --data DATA --memory recompute --impl compile    less memory, then less time
   smixer train smixer-2-64-fmnist --data DATA --out runs/mine --json > card.json     the card, for programs
   smixer eval runs/mine --data DATA                               what came out

@@ -30,6 +30,9 @@ from snntorch_smixer.zoo import registry
 from snntorch_smixer.zoo.hub import create_model, load_pretrained
 from snntorch_smixer.zoo.registry import configured, model_blueprint
 
+OWN_CLASSES = "image-folder"
+"""The data set whose folders say which classes there are, so that the net gets a head for them."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -116,9 +119,11 @@ def _train(training: Training) -> Card:
         raise SettingError(f"train: {out} holds a model and no run to continue. Pass another --out.")
     torch.manual_seed(recipe.seed)
     net = create_model(training.model)
+    name, data = open_data("train", net, root=training.data, dataset=training.dataset, workers=training.workers)
+    if name == OWN_CLASSES and len(data.classes) != net.config.num_classes:
+        net.reset_classifier(len(data.classes))
     if training.memory is not None:
         set_memory(net, training.memory)
-    name, data = open_data("train", net, root=training.data, dataset=training.dataset, workers=training.workers)
     if recipe.init_from:
         load_pretrained(net, recipe.init_from)
         net.card = create_model(training.model).card

@@ -13,7 +13,7 @@ from snntorch_smixer.errors import SettingError
 CAUSES: Mapping[str, str] = {
     "tokens": "fewer positions or channels in layers behind the first one that changed its size",
     "steps": "fewer time steps in those layers",
-    "firing": "fewer spikes per neuron and step that is still there: a spike cap, other inputs, other weights",
+    "firing": "fewer spikes per neuron and kept step: a cap, other inputs or weights",
     "stem": "everything in layers before the first one that changed its size, where one did",
     "removed": "layers that only the first has",
     "added": "layers that only the second has, as a negative saving",

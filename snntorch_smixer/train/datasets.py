@@ -166,7 +166,8 @@ def load_data(
     Args:
         name: key of `DATASETS`.
         root: folder with the files of ``DATASETS[name].layout``.
-        size: (H, W) that the net takes, or one number for both. Picture folders are cropped to it (None: 224 x 224); others must have it.
+        size: (H, W) that the net takes, or one number for both. Picture folders are cropped to it (None: 224 x 224);
+            others must have it.
         workers: processes that read folders or run RandAugment; 0 for none, None for one per core. Results do not
             depend on it.
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from snntorch_smixer import Card, from_pretrained
+from snntorch_smixer import Card, SMixerConfig, SMixerNet, from_pretrained
 from snntorch_smixer.cli import training
+from snntorch_smixer.errors import MissingExtra
+from snntorch_smixer.extras import torchvision_ready
 from snntorch_smixer.kernels.compiled import active
 from snntorch_smixer.memory import memory_of
 from snntorch_smixer.models.evaluate import evaluate
@@ -264,3 +266,22 @@ def test_json_is_all_that_the_output_holds(smixer, data: Path, recipe: Path, tmp
     assert told["folder"] == str(out)
     assert told["card"] == json.loads(json.dumps(dataclasses.asdict(Card.load(out))))
     assert '{"epoch": 1, ' in ran.err
+
+
+def test_a_head_for_the_classes_of_picture_folders(smixer, recipe: Path, tmp_path: Path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    try:
+        torchvision_ready()
+    except MissingExtra as error:
+        pytest.skip(str(error))
+    for split in ("train", "val"):
+        for name in ("cat", "dog", "emu"):
+            (tmp_path / split / name).mkdir(parents=True)
+            image.new("RGB", (20, 24)).save(tmp_path / split / name / "1.png")
+    monkeypatch.setattr(training, "fit", lambda net, recipe, **rest: None)
+    config = SMixerConfig(16, dim=16, depth=1, heads=2)
+    monkeypatch.setattr(training, "create_model", lambda name: SMixerNet(config))
+    words = ("train", "smixer-4-384", "--data", tmp_path, "--recipe", recipe, "--memory", "recompute")
+    smixer(*words, "--dataset", "image-folder", "--out", tmp_path / "out")
+    net = from_pretrained(tmp_path / "out")
+    assert (net.num_classes, net.card.classes) == (3, ("cat", "dog", "emu"))
