@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
-from snntorch_smixer.bench.chart import bars
 from snntorch_smixer.bench.progress import Item, Progress
 from snntorch_smixer.bench.report import result_table
 from snntorch_smixer.bench.result import BenchResult, Value
@@ -23,6 +23,7 @@ from snntorch_smixer.cli.printing import progress
 from snntorch_smixer.errors import SettingError, check_choice
 from snntorch_smixer.extras import need
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
+from snntorch_smixer.viz.style import draw_bars
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,20 @@ class _Suite:
         takes: which of "configs" (networks by name), "batch", "rounds" and "progress" it has.
         batch: samples; None where the benchmark chooses.
         rounds: timed rounds.
-        value: key of what the chart shows.
-        label: keys that name a bar.
-        reference: where the chart has a line.
+        values: what the chart shows: keys, and what they are in words.
+        group: keys that name a group of bars.
+        series: keys that name the bars of a group, beside the value.
+        unit: of the values.
     """
 
     text: str
     takes: tuple[str, ...]
     batch: int | None
     rounds: int
-    value: str
-    label: tuple[str, ...]
-    reference: float | None = None
+    values: Mapping[str, str]
+    group: tuple[str, ...]
+    series: tuple[str, ...]
+    unit: str
 
 
 _TIMED = ("configs", "batch", "rounds", "progress")
@@ -56,52 +59,60 @@ SUITES: Mapping[str, _Suite] = {
         ("configs", "batch", "progress"),
         16,
         0,
-        "saved_mib",
-        ("variant", "pruning", "dtype"),
+        {"saved_mib": ""},
+        ("variant",),
+        ("pruning", "dtype"),
+        "MiB per image, kept for the backward pass",
     ),
     "neuron": _Suite(
         "time and bytes of neurons against a loop over snntorch.Leaky; a minute",
         ("batch", "rounds", "progress"),
         32,
         10,
-        "train_ratio",
+        {"train_ratio": "forward and backward", "forward_ratio": "forward without gradients"},
         ("part", "neuron", "tier"),
-        1.0,
+        (),
+        "time, of a loop over snn.Leaky",
     ),
     "train_step": _Suite(
         "time of training steps against the plain loop; minutes",
         _TIMED,
         8,
         5,
-        "ratio",
-        ("variant", "pruning", "tier"),
-        1.0,
+        {"ratio": ""},
+        ("variant", "tier"),
+        ("pruning",),
+        "time of a training step, of the plain loop without pruning",
     ),
     "prune_place": _Suite(
         "cost of dropping steps behind the stem or inside it; minutes",
         _TIMED,
         8,
         5,
-        "train_ratio",
+        {"train_ratio": "training", "infer_ratio": "inference"},
         ("place",),
-        1.0,
+        (),
+        "time, of the plain loop without pruning",
     ),
     "paper": _Suite(
         "the paper's table of operations and memory, counted",
         ("progress",),
         None,
         0,
-        "fused_mib",
+        {"fused_mib": "fused", "recompute_mib": "recompute"},
         ("pruning",),
+        (),
+        "MiB of a training step",
     ),
     "gpu": _Suite(
         "training steps on a CUDA device: time, memory, kernels, bytes moved",
         ("configs", "batch", "rounds"),
         None,
         10,
-        "ratio",
-        ("batch", "dtype", "pruning", "variant", "tier"),
-        1.0,
+        {"ratio": ""},
+        ("variant", "tier", "batch"),
+        ("pruning", "dtype"),
+        "time of a training step, of the plain loop",
     ),
 }
 """The benchmarks by the word that asks for them."""
@@ -157,22 +168,53 @@ def _bars(args: argparse.Namespace) -> Progress:
 
 
 def write(result: BenchResult, suite: _Suite, folder: Path) -> None:
-    """Write ``NAME.json`` with everything, and ``NAME.png`` with the rows of the first network.
+    """Write ``NAME.json`` with everything, and ``NAME.png`` and ``NAME.svg`` with the rows of the first network.
 
     Raises:
         MissingExtra: matplotlib is not installed; the JSON file is there.
     """
     result.save(folder / f"{result.name}.json")
+    figure = chart(result, suite)
+    for ending in ("png", "svg"):
+        figure.savefig(folder / f"{result.name}.{ending}", dpi=110)
+
+
+WORDS = {
+    "naive": "plain loop",
+    "snntorch": "loop over snn.Leaky",
+    "reference": "ours, nothing left out",
+    "fused": "ours, fused",
+    "recompute": "ours, recompute",
+    "recompute_chunks": "ours, recompute in pieces",
+    "none": "no pruning",
+    "compile": "compiled",
+    "stem": "behind the stem",
+    "fp32": "",
+    "eager": "",
+}
+"""What the benchmarks call what they run, in words."""
+
+
+def chart(result: BenchResult, suite: _Suite) -> Any:
+    """Grouped bars of the rows of the first network; what was not measured has no bar."""
     first = result.rows[0].get("net")
-    rows = [{**row, "label": _label(row, suite)} for row in result.rows if row.get("net") == first]
-    title = result.name if first is None else f"{result.name} {first}"
-    chart = replace(result, name=title, rows=rows)
-    bars(chart, folder / f"{result.name}.png", value=suite.value, label="label", reference=suite.reference)
+    groups: list[str] = []
+    cells: dict[tuple[str, str], float] = {}
+    for row in (row for row in result.rows if row.get("net") == first):
+        group = _words(row, suite.group)
+        groups += [] if group in groups else [group]
+        for key, text in suite.values.items():
+            value = row.get(key)
+            if isinstance(value, (int, float)):
+                cells[group, ", ".join(filter(None, (text, _words(row, suite.series))))] = float(value)
+    names = list(dict.fromkeys(series for _, series in cells))
+    series: dict[str, Sequence[float]] = {name: [cells.get((group, name), nan) for group in groups] for name in names}
+    return draw_bars(groups, series, unit=suite.unit, title="" if first is None else str(first))
 
 
-def _label(row: Mapping[str, Value], suite: _Suite) -> str:
-    words = [str(row[key]) for key in suite.label if row[key] not in ("none", "eager", "fp32")]
-    return ", ".join(words) or "none"
+def _words(row: Mapping[str, Value], keys: Sequence[str]) -> str:
+    words = (WORDS.get(str(row.get(key)), str(row.get(key))) for key in keys)
+    return ", ".join(filter(None, words))
 
 
 def _settings(name: str, suite: _Suite, args: argparse.Namespace) -> tuple[int | None, int]:

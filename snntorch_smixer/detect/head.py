@@ -139,7 +139,7 @@ def detections(
         score: least score of a box.
         overlap: boxes of one class that overlap more are one; intersection over union.
         most: boxes per picture.
-        one_class: a cell gives its best class only; False: each whose score is high enough, as average precision counts.
+        one_class: a cell gives its best class only; False: each whose score is high enough, for average precision.
 
     Returns:
         For each picture ``boxes`` ``(M, 4)`` in pixels, ``scores`` ``(M,)`` and ``labels`` ``(M,)``, best first.

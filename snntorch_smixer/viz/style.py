@@ -40,7 +40,7 @@ def draw_bars(groups: Sequence[str], series: dict[str, Sequence[float]], *, unit
 
     Args:
         groups: names of the rows, in words.
-        series: values of each row, by the name that the legend shows.
+        series: values of each row, by the name that the legend shows; NaN for none.
         unit: of the values; the label of the axis.
         title: above the picture.
 
@@ -58,12 +58,13 @@ def draw_bars(groups: Sequence[str], series: dict[str, Sequence[float]], *, unit
     if not groups or not series or any(len(values) != len(groups) for values in series.values()):
         lengths = {name: len(values) for name, values in series.items()}
         raise SettingError(f"draw_bars: got {len(groups)} groups and series of {lengths}. Pass a value for each group.")
-    figure = new_figure(7.5, 1.1 + 0.3 * len(groups) * (len(series) + 0.6))
+    figure = new_figure(7.5, 1.4 + 0.26 * len(groups) * (len(series) + 0.6))
     axes, thick = figure.add_subplot(), 0.8 / len(series)
     for number, (name, values) in enumerate(series.items()):
         places = [row + (number - (len(series) - 1) / 2) * thick for row in range(len(groups))]
         bars = axes.barh(places, values, height=thick * 0.92, label=name, color=COLOURS[number % len(COLOURS)])
-        axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=9)
+        texts = ["" if value != value else f"{value:.3g}" for value in values]
+        axes.bar_label(bars, texts, padding=3, fontsize=9)
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.02)
@@ -71,5 +72,5 @@ def draw_bars(groups: Sequence[str], series: dict[str, Sequence[float]], *, unit
     axes.set_title(title, fontsize=11)
     open_frame(axes)
     if len(series) > 1:
-        axes.legend(frameon=False)
+        figure.legend(frameon=False, loc="outside lower center", ncols=min(len(series), 3))
     return figure

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from snntorch_smixer.bench.chart import bars
 from snntorch_smixer.bench.report import result_table
 from snntorch_smixer.bench.result import BenchResult, device_name, versions
 from snntorch_smixer.errors import SettingError
@@ -64,26 +63,3 @@ def test_a_table_by_hand():
 
 def test_a_table_without_rows():
     assert result_table(result([])).splitlines()[-1] == "smixer bench memory"
-
-
-def test_a_chart_shows_each_row_and_the_reference(tmp_path):
-    pytest.importorskip("matplotlib")
-    path = bars(result(), tmp_path / "made" / "memory.svg", value="saved_mb", label="mode", reference=44)
-    text = path.read_text(encoding="utf-8")
-    assert "<!-- recompute -->" in text
-    assert "<!-- saved mb -->" in text
-    without = bars(result(), tmp_path / "b.svg", value="saved_mb", label="mode").read_text(encoding="utf-8")
-    assert "#cc3311" in text
-    assert "#cc3311" not in without
-
-
-def test_a_row_without_the_number_has_no_bar(tmp_path):
-    pytest.importorskip("matplotlib")
-    text = bars(result(), tmp_path / "a.svg", value="time", label="mode").read_text(encoding="utf-8")
-    assert "<!-- recompute -->" in text
-    assert "<!-- naive -->" not in text
-
-
-def test_a_chart_of_nothing(tmp_path):
-    with pytest.raises(SettingError, match=r"no row of memory has 'speed' and 'mode'. The keys are mode, saved_mb"):
-        bars(result(), tmp_path / "a.svg", value="speed", label="mode")

@@ -61,7 +61,10 @@ def test_the_folder_is_checked_before_anything_is_measured(smixer, recorded, tmp
         assert f"bench train_step: --out {folder}: {reason}. Expected a folder that can be written." in err
     assert recorded == []
     smixer("bench", "train_step", "--out", tmp_path / "a" / "b")
-    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["train_step.json", "train_step.png"]
+    names = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
+    assert names == ["train_step.json", "train_step.png", "train_step.svg"]
+        f"train_step.{ending}" for ending in ("json", "png", "svg")
+    ]
 
 
 def test_a_folder_without_the_right_to_write(smixer, recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -92,12 +95,13 @@ def test_what_cannot_be_written_is_printed(recorded, tmp_path: Path, capsys: pyt
 
 
 def test_the_chart_shows_the_first_network_only(smixer, recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    drawn = []
-    monkeypatch.setattr(bench_suites, "bars", lambda result, path, **_: drawn.append((result.name, result.rows)))
+    real, drawn = bench_suites.draw_bars, []
+    monkeypatch.setattr(bench_suites, "draw_bars", lambda *args, **named: drawn.append((args, named)) or real(*args, **named))
     smixer("bench", "train_step", "--out", tmp_path)
-    ((name, (row,)),) = drawn
-    assert name == "train_step a"
-    assert (row["label"], row["ratio"]) == ("fused, compile", 0.5)
+    (((groups, series), named),) = drawn
+    assert named["title"] == "a"
+    assert groups == ["ours, fused, compiled"]
+    assert list(series.values()) == [[0.5]]
 
 
 def test_the_table(smixer, monkeypatch: pytest.MonkeyPatch):
@@ -150,9 +154,19 @@ def test_every_benchmark_takes_its_settings_and_is_described(smixer):
         assert f"{name} {suite.text}" in out
 
 
-def test_rows_of_a_network_without_pruning_have_a_label():
-    suite = bench_suites.SUITES["prune_place"]
-    assert [bench_suites._label({"place": place}, suite) for place in ("none", "lif2")] == ["none", "lif2"]
+def test_a_chart_has_a_group_per_way_to_run_and_a_gap_where_nothing_was_measured():
+    pytest.importorskip("matplotlib")
+    rows = [
+        {"net": "a", "variant": "naive", "tier": "eager", "pruning": "none", "ratio": 1.0},
+        {"net": "a", "variant": "naive", "tier": "eager", "pruning": "ps=0.3 t=1", "ratio": 0.6},
+        {"net": "a", "variant": "fused", "tier": "compile", "pruning": "none", "ratio": 0.8},
+        {"net": "b", "variant": "reference", "tier": "eager", "pruning": "none", "ratio": 9.0},
+    ]
+    figure = bench_suites.chart(BenchResult("train_step", rows, ""), bench_suites.SUITES["train_step"])
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["plain loop", "ours, fused, compiled"]
+    assert [bars.get_label() for bars in axes.containers] == ["no pruning", "ps=0.3 t=1"]
+    assert [text.get_text() for text in axes.texts] == ["1", "0.8", "0.6", ""]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -112,7 +112,8 @@ def test_a_mask_that_is_also_sent_is_a_neuron():
 
 
 QUANTISERS = {
-    "spikes": (lambda x: (x > 0.1).float(), "spikes"),
+    "spikes": (lambda x: (x > -3).float(), "spikes"),
+    "spikes of 0.3": (lambda x: (x > 0.1).float() * 0.3, "spikes"),
     "levels": (lambda x: (x * 4).clamp(0, 4).round(), "graded"),
 }
 
@@ -127,7 +128,7 @@ def test_a_straight_through_quantiser_sends_what_it_rounds_to(name: str, first: 
         rest = (quantise(x) - x).detach()
         return x + rest if first else rest + x
 
-    assert measure(Between(through), torch.randn(30, 6)).layer("two").operand == kind
+    assert measure(Between(through), torch.randn(300, 6)).layer("two").operand == kind
 
 
 def test_a_real_sum_is_no_straight_through_quantiser():

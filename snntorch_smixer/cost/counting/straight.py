@@ -20,9 +20,13 @@ def see_straight_through(call: Call, note: Note) -> None:
         if call.name == "sub" and left.role == right.role == Role.DATA:
             note.difference = (call.tensors[0], left, right)
         elif call.name == "add":
-            for x, rest in ((left, right), (right, left)):
-                if rest.difference is not None and rest.difference[2].values is x.values:
-                    _snap(call, note, rest.difference[0], rest.difference[1])
+            _closes(call, note, left, right)
+            _closes(call, note, right, left)
+
+
+def _closes(call: Call, note: Note, x: Note, rest: Note) -> None:
+    if rest.difference is not None and rest.difference[2].values is x.values:
+        _snap(call, note, *rest.difference[:2])
 
 
 def _snap(call: Call, note: Note, q: Tensor, known: Note) -> None:
