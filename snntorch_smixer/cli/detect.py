@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from snntorch_smixer.cli.arguments import Commands, add_command, add_json, add_out, add_quiet
@@ -144,15 +146,20 @@ def predict(args: argparse.Namespace) -> int:
     if not 0 <= args.score <= 1:
         raise SettingError(f"detect predict: --score {args.score} is outside [0, 1]. Pass 0.25.")
     net = _detector(args)
-    pictures = list(_pictures(args.input))
     names = net.card.classes if net.card else ()
+    pictures = _pictures(args.input)
+    first = next(pictures)  # what is not there is refused before a folder is made
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name, picture in progress(pictures, args, text="detect", unit="picture"):
-        found = net.predict([picture], score=args.score, size=args.img_size)[0]
-        dropped = dropped_tokens(net, picture, size=args.img_size) if args.dropped else None
-        draw_boxes(picture, found, names=names, dropped=dropped).save(args.out / f"{name}.png")
-        rows.append({"picture": name, "boxes": _as_rows(found, names)})
+    rows: list[dict[str, Any]] = []
+    # Drawn beside the folder first, so that a picture that cannot be read leaves nothing half done.
+    with TemporaryDirectory(dir=args.out, prefix=".smixer-") as scratch:
+        for name, picture in progress(chain([first], pictures), args, text="detect", unit="picture"):
+            found = net.predict([picture], score=args.score, size=args.img_size)[0]
+            dropped = dropped_tokens(net, picture, size=args.img_size) if args.dropped else None
+            draw_boxes(picture, found, names=names, dropped=dropped).save(Path(scratch) / f"{name}.png")
+            rows.append({"picture": name, "boxes": _as_rows(found, names)})
+        for file in Path(scratch).iterdir():
+            file.replace(args.out / file.name)
     (args.out / "found.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     if args.json:
         print_json(rows)
@@ -200,7 +207,8 @@ def _pictures(place: Path) -> Iterator[tuple[str, Any]]:
         files = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
         if not files:
             raise SettingError(f"detect: no picture in {place}. Expected files {', '.join(SUFFIXES)}.")
-        yield from ((file.stem, file) for file in files)
+        stems = [file.stem for file in files]
+        yield from ((f.stem if stems.count(f.stem) == 1 else f.name, f) for f in files)
     elif not place.is_file():
         raise SettingError(f"detect: there is no file {place}.")
     elif place.suffix.lower() in FRAMES:

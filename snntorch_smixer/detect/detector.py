@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+import yaml
 from torch import Tensor, nn
 
-from snntorch_smixer.cards.card import Card
 from snntorch_smixer.detect.data import STRIDE, letterbox, open_picture
 from snntorch_smixer.detect.head import SpikingHead, detections
 from snntorch_smixer.detect.layers import GridDSTSP
@@ -283,14 +282,10 @@ class SpikingDetector(Network):
             self.train(training)
         return found
 
-    def save_pretrained(self, folder: str | Path, *, card: Card | None = None) -> Card:
-        """Write the model folder, see `Network.save_pretrained`, and ``detector.yaml``, which `SpikeYOLO` reads."""
-        import yaml
-
-        written = super().save_pretrained(folder, card=card)
+    def more_files(self) -> dict[str, bytes]:
+        """``detector.yaml``, which `SpikeYOLO` reads."""
         text = yaml.safe_dump(self.live_config().table(), sort_keys=False)
-        (Path(folder) / "detector.yaml").write_text(text, encoding="utf-8")
-        return written
+        return {"detector.yaml": text.encode()}
 
 
 def from_ultralytics(

@@ -181,7 +181,7 @@ def save(net: Configured, folder: Path, *, card: Card | None = None, repo_id: st
     if repo_id is not None and repo_id != card.repo_id:
         card = dataclasses.replace(card, repo_id=repo_id, revision="")
     texts = {README: model_readme(card), CARD: card.to_toml()}
-    write_files(folder, {**contents, **{name: text.encode() for name, text in texts.items()}})
+    write_files(folder, {**contents, **net.more_files(), **{name: text.encode() for name, text in texts.items()}})
     return card
 
 

@@ -99,6 +99,10 @@ class Configured(nn.Module):
         """The configuration that rebuilds the network as it is now."""
         return self.config
 
+    def more_files(self) -> dict[str, bytes]:
+        """Further files of its model folder, by name; nothing is loaded from them."""
+        return {}
+
     def describe(self, card: Card | None, *, weights: str | None) -> None:
         """Set ``card``, and remember the weights that it is about; see `Described`."""
         self.card, self.described = card, Described(card, weights)

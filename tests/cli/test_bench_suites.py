@@ -63,8 +63,6 @@ def test_the_folder_is_checked_before_anything_is_measured(smixer, recorded, tmp
     smixer("bench", "train_step", "--out", tmp_path / "a" / "b")
     names = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
     assert names == ["train_step.json", "train_step.png", "train_step.svg"]
-        f"train_step.{ending}" for ending in ("json", "png", "svg")
-    ]
 
 
 def test_a_folder_without_the_right_to_write(smixer, recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -96,7 +94,9 @@ def test_what_cannot_be_written_is_printed(recorded, tmp_path: Path, capsys: pyt
 
 def test_the_chart_shows_the_first_network_only(smixer, recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     real, drawn = bench_suites.draw_bars, []
-    monkeypatch.setattr(bench_suites, "draw_bars", lambda *args, **named: drawn.append((args, named)) or real(*args, **named))
+    monkeypatch.setattr(
+        bench_suites, "draw_bars", lambda *args, **named: drawn.append((args, named)) or real(*args, **named)
+    )
     smixer("bench", "train_step", "--out", tmp_path)
     (((groups, series), named),) = drawn
     assert named["title"] == "a"

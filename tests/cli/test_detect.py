@@ -39,6 +39,20 @@ def test_predict_draws_and_lists(smixer, tmp_path: Path, model: Path):
     assert "4 pictures" in smixer(*words).out
 
 
+def test_one_unreadable_picture_leaves_nothing_half_done(smixer, tmp_path: Path, model: Path):
+    place = tmp_path / "in"
+    place.mkdir()
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (64, 64)).save(place / name)
+    (place / "z.png").write_bytes(b"no picture")
+    words = ("detect", "predict", model, "--input", place, "--out", tmp_path / "found")
+    assert "z.png" in smixer(*words, code=2).err
+    assert not list((tmp_path / "found").iterdir())
+    (place / "z.png").unlink()
+    smixer(*words)
+    assert sorted(p.name for p in (tmp_path / "found").iterdir()) == ["a.jpg.png", "a.png.png", "found.json"]
+
+
 def test_a_film_gives_its_frames(smixer, tmp_path: Path, model: Path):
     frames = [Image.fromarray(np.full((40, 60, 3), 40 * i, np.uint8)) for i in range(1, 4)]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
