@@ -8,6 +8,7 @@ the shipped net on one shipped image: its spikes, and what it kept.
 
 import argparse
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def residual(axes: Any, start: float, end: float, row: float, height: float) -> 
 
 def chain(axes: Any, row: float, parts: Sequence[tuple[float, str, str]], width: float = 0.9) -> None:
     """Boxes in a row, (place, text, kind), with arrows between them."""
-    for (left, _, _), (right, _, _) in zip(parts, parts[1:], strict=False):
+    for (left, _, _), (right, _, _) in pairwise(parts):
         arrow(axes, [(left + width / 2, row), (right - width / 2, row)])
     for place, text, kind in parts:
         box(axes, (place, row), text, kind, width)

@@ -30,7 +30,6 @@ from snntorch_smixer.zoo import registry
 from snntorch_smixer.zoo.hub import create_model, load_pretrained
 from snntorch_smixer.zoo.registry import configured, model_blueprint
 
-
 OWN_CLASSES = "image-folder"
 """The data set whose folders say which classes there are, so that the net gets a head for them."""
 
