@@ -396,6 +396,29 @@ def steps(model: nn.Module, x: Any, *, num_steps: int | None = None) -> list[int
 
     Raises:
         SettingError: the model takes all steps at once or loops by itself, or t is larger than T.
+
+    Examples:
+        >>> import snntorch as snn, torch
+        >>> from torch import nn
+        >>> from snntorch_smixer import dstsp
+        >>> class Block(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+        ...         self.lifs = nn.ModuleList(snn.Leaky(0.5, init_hidden=True) for _ in range(4))
+        ...
+        ...     def forward(self, x):  # one step, (B, N, C)
+        ...         q, k, v = (lif(f(x)) for lif, f in zip(self.lifs, (self.q, self.k, self.v)))
+        ...         return x + self.o(self.lifs[3](q @ k.transpose(1, 2) @ v))
+        >>> class Mean(nn.Module):
+        ...     def forward(self, x):
+        ...         return x.mean(1)
+        >>> net = nn.Sequential(nn.Linear(3, 8), snn.Leaky(0.5, init_hidden=True), Block(), Block(), Mean())
+        >>> x = torch.rand(6, 2, 10, 3)  # six steps
+        >>> _ = dstsp.wrap(net, ps=0.3, t=2, example_input=x[0])
+        >>> steps = dstsp.steps(net, x)
+        >>> len(steps), net(x[steps[0]]).shape
+        (2, torch.Size([2, 8]))
     """
     pruning = getattr(model, "dstsp", None)
     if not isinstance(pruning, WrappedDSTSP) or pruning.loop is None or pruning.loop.own:

@@ -140,12 +140,9 @@ def _run(model: nn.Module, example: Any) -> Observation:
 
 def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool | str, example: _Seen) -> Patch:
     """One plan for families and for probed models."""
-    sites, seen = subject.sites, example.run
-    refuse_shared(model, sites)
-    surveys = {path: _survey(model, path, sites, seen) for path in sites.blocks}
-    if subject.name == "probe":
-        sites, surveys = _attending(model, sites, surveys)
-    sites = replace(sites, keeps_grid=sites.keeps_grid or any(found.spatial for found in surveys.values()))
+    seen = example.run
+    refuse_shared(model, subject.sites)
+    sites, surveys = _surveyed(model, subject, seen)
     refuse_left(surveys, swap)
     loop = _loop(model, sites, surveys, example)
     tokens, steps = _sizes(sites, surveys, seen)
@@ -154,13 +151,9 @@ def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool 
     swapped = {edit.path: edit.swap for edit in swaps}
     caps = tuple(_cap_edits(model, sites, swapped)) if sites.virtual_steps else ()
     levels = max((cap.levels for cap in caps), default=None)
-    prunes = (
-        replace(_renamed(edit, swapped), loop=loop is not None)
-        for edit in _prune_edits(model, sites, subject.stem, surveys)
-    )
-    edits: list[Edit] = [*swaps, *_whole_grid_edits(surveys, swap), *_first_marked(prunes), *caps]
-    if sites.keeps_grid:
-        edits += _unit_edits(sites, surveys, swapped)
+    prunes = (_renamed(edit, swapped, loop=loop) for edit in _prune_edits(model, sites, subject.stem, surveys))
+    units = _unit_edits(sites, surveys, swapped) if sites.keeps_grid else ()
+    edits: list[Edit] = [*swaps, *_whole_grid_edits(surveys, swap), *_first_marked(prunes), *caps, *units]
     pruned = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
     last, depth = tokens[sites.blocks[-1]], len(pruned)
     check_rates(settings.ps, depth=depth, may_fall=sites.keeps_grid)
@@ -184,6 +177,16 @@ def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool 
     check_fits(plan, settings)
     shapes = () if seen is None else shapes_of(seen.out)
     return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), loop, shapes)
+
+
+def _surveyed(model: nn.Module, subject: Subject, seen: Observation | None) -> tuple[Sites, dict[str, Survey]]:
+    """What every block is; without those of a model of no family that do not attend."""
+    sites = subject.sites
+    surveys = {path: _survey(model, path, sites, seen) for path in sites.blocks}
+    if subject.name == "probe":
+        sites, surveys = _attending(model, sites, surveys)
+    spatial = any(found.spatial for found in surveys.values())
+    return replace(sites, keeps_grid=sites.keeps_grid or spatial), surveys
 
 
 def _loop(model: nn.Module, sites: Sites, surveys: dict[str, Survey], example: _Seen) -> Loop | None:
@@ -232,10 +235,11 @@ def _special(model: nn.Module, subject: Subject, surveys: dict[str, Survey], exa
     return learned or read_by_place(model, example.args, sites, surveys, subject.stem)
 
 
-def _renamed(edit: PruneEdit, swapped: dict[str, Swap]) -> PruneEdit:
-    """The edit with the name that its neuron has once the swaps are done."""
+def _renamed(edit: PruneEdit, swapped: dict[str, Swap], *, loop: Loop | None) -> PruneEdit:
+    """The edit with the name that its neuron has once the swaps are done, for a model that takes one step, or all."""
     name = None if edit.neuron is None else _after_swap(edit.neuron, swapped)
-    return edit if name == edit.neuron else replace(edit, neuron=name, stateful=edit.stateful and name is not None)
+    stateful = edit.stateful and name is not None
+    return replace(edit, neuron=name, stateful=stateful, loop=loop is not None)
 
 
 def _stored(subject: Subject, swapped: dict[str, Swap]) -> Iterator[str]:

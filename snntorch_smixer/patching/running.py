@@ -92,8 +92,7 @@ def _run(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[..., Any], inp
         try:
             try:
                 running.begin(inputs[0])
-                with sequence_of(model, dstsp, inputs) as args:
-                    out = forward(*args, **inputs[1])
+                out = _sequenced(model, dstsp, forward, inputs)
                 running.done = True
                 return out
             finally:
@@ -101,6 +100,11 @@ def _run(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[..., Any], inp
         except BaseException:
             running.end()  # once more, where Ctrl-C came in the first
             raise
+
+
+def _sequenced(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[..., Any], inputs: tuple[Any, Any]) -> Any:
+    with sequence_of(model, dstsp, inputs) as args:
+        return forward(*args, **inputs[1])
 
 
 class _Running:

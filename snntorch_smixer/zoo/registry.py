@@ -49,7 +49,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     Examples:
         >>> from snntorch_smixer import list_models
         >>> list_models(pretrained=True)
-        ['smixer-2-64-fmnist', 'smixer-2-64-fmnist-dstsp']
+        ['smixer-2-64-fmnist', 'smixer-2-64-fmnist-dstsp', 'spike-yolo-p-person-dstsp']
     """
     if pretrained:
         here = set(shipped())

@@ -16,8 +16,15 @@ from snntorch_smixer.models.saving import Blueprint
 from snntorch_smixer.tables import read_toml
 from snntorch_smixer.zoo.registry import configured, model_card, shipped, zoo_folder
 
-ALLOWED = {README, CARD, CONFIG, WEIGHTS, "recipe.toml", "log.jsonl"}
-LICENSES = {"MIT", "Apache-2.0", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0"}
+ALLOWED = {README, CARD, CONFIG, WEIGHTS, "recipe.toml", "log.jsonl", "detector.yaml"}
+LICENSES = {"MIT", "Apache-2.0", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "AGPL-3.0"}
+TRAINS = ("smixer train ", "smixer detect train ", "python benchmarks/detect_coco128.py ")
+MEASURES = ("smixer eval ", "smixer detect val ", "make demo")
+
+
+def is_detector(name):
+    return name.startswith("spike-yolo")
+
 
 folders = pytest.mark.parametrize("name", configured())
 
@@ -46,12 +53,13 @@ def test_the_card_is_named_as_its_folder_and_says_what_matters(name):
     assert card.paper
     assert card.dataset
     assert card.dataset_text
-    assert card.trains.startswith("smixer train ")
+    assert card.trains.startswith(TRAINS)
+    assert (card.license == "AGPL-3.0") == is_detector(name)  # ultralytics trained those
     assert card.repo_id.split("/")[1] == name
     channels = card.input_size[0]
     assert len(card.mean) == len(card.std)
     assert len(card.mean) in ({0, 2} if channels == 2 else {channels})  # event frames are counts, taken as they are
-    assert all(0 < std < 1 for std in card.std)
+    assert all(0 < std < 1 or (std == 1 and is_detector(name)) for std in card.std)
     assert all(0 <= mean < 1 for mean in card.mean)
 
 
@@ -66,9 +74,8 @@ def test_the_card_agrees_with_the_configuration(name):
 def test_the_configuration_builds_and_is_written_as_this_release_writes_it(name):
     blueprint = Blueprint.load(folder_of(name))
     shapes = shapes_of(blueprint.config)
-    assert [shape[0] for key, shape in shapes.items() if key.endswith(("head.weight", "head.linear.weight"))] == [
-        blueprint.config.num_classes
-    ]
+    heads = ("head.weight", "head.linear.weight", "head.cv3.2.2.weight")
+    assert [shape[0] for key, shape in shapes.items() if key.endswith(heads)] == [blueprint.config.num_classes]
     assert json.loads(blueprint.to_json()) == json.loads((folder_of(name) / CONFIG).read_text())
 
 
@@ -89,7 +96,7 @@ def test_results_of_ours_are_results_of_weights(name):
     assert bool(card.measured) == (name in shipped() or card.is_published)
     for row in card.measured:
         assert 0 < row.value <= 1 or not row.metric.endswith("accuracy")
-        assert row.command.startswith(("smixer eval ", "make demo"))
+        assert row.command.startswith(MEASURES)
         assert "torch " in row.versions
         assert "snntorch " in row.versions
         assert row.samples > 0
@@ -134,9 +141,9 @@ def test_shipped_weights_load_without_a_network(name, no_network):
     assert net.card == card
     assert not net.training
     images = torch.randint(0, 256, (2, *card.input_size), dtype=torch.uint8)
-    logits = net(card.preprocess(images))
-    assert logits.shape == (2, net.config.num_classes)
-    assert logits.isfinite().all()
+    values = net.decoded(card.preprocess(images))[:, 4:, 0] if is_detector(name) else net(card.preprocess(images))
+    assert values.shape == (2, net.config.num_classes)
+    assert values.isfinite().all()
     assert {k: tuple(v.shape) for k, v in net.state_dict().items()} == tensor_shapes(folder_of(name) / WEIGHTS)
     parameters = sum(p.numel() for p in net.parameters())
     assert f"| parameters | {parameters:,} |" in model_readme(card)
