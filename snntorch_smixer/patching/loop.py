@@ -405,10 +405,11 @@ def steps(model: nn.Module, x: Any, *, num_steps: int | None = None) -> list[int
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
-        ...         self.lifs = nn.ModuleList(snn.Leaky(0.5, init_hidden=True) for _ in range(4))
+        ...         self.lifs = nn.ModuleList(snn.Leaky(0.5, init_hidden=True) for _ in range(5))
         ...
         ...     def forward(self, x):  # one step, (B, N, C)
-        ...         q, k, v = (lif(f(x)) for lif, f in zip(self.lifs, (self.q, self.k, self.v)))
+        ...         s = self.lifs[4](x)
+        ...         q, k, v = (lif(f(s)) for lif, f in zip(self.lifs, (self.q, self.k, self.v)))
         ...         return x + self.o(self.lifs[3](q @ k.transpose(1, 2) @ v))
         >>> class Mean(nn.Module):
         ...     def forward(self, x):
