@@ -25,8 +25,9 @@ check: $(READY) ## Formatting, lint, types and the import layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
+# Not --quiet: it hides warnings from --strict too, and a broken link would pass.
 docs: $(DOCS_READY) ## Build the site into site/; a broken link fails
-	@$(MKDOCS) build --strict --quiet
+	@$(MKDOCS) build --strict
 
 docs-serve: $(DOCS_READY) ## Show the site at http://127.0.0.1:8000, built anew when a page changes
 	@$(MKDOCS) serve
