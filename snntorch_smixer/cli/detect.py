@@ -61,7 +61,8 @@ def _add_train(parts: Commands) -> None:
 
 
 def _add_val(parts: Commands) -> None:
-    parser = add_command(parts, "val", text="mAP50 and mAP50-95 of a detector", examples=_EXAMPLES)
+    example = "  smixer detect val runs/detector --data DATA --split train"
+    parser = add_command(parts, "val", text="mAP50 and mAP50-95 of a detector", examples=example)
     parser.add_argument("model", help="name, folder or repository of a detector with weights")
     parser.add_argument("--data", type=Path, required=True, help="folder with data.yaml, images/ and labels/")
     parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="default: val")

@@ -60,6 +60,8 @@ class BoxFolder:
         if not isinstance(table, dict) or not isinstance(table.get("names"), (dict, list)) or not table["names"]:
             raise CardError(f"detect: {file} has no names. Write names: {{0: person, 1: bicycle}}.")
         names = table["names"]
+        if table.get("nc", len(names)) != len(names):
+            raise CardError(f"detect: {file} says nc: {table['nc']} and has {len(names)} names. Make them agree.")
         if isinstance(names, dict):
             if sorted(names) != list(range(len(names))):
                 raise CardError(f"detect: {file} numbers its names {sorted(names)}. Expected 0 to {len(names) - 1}.")
@@ -119,8 +121,6 @@ class BoxFolder:
         """
         counts = {}
         for split in splits:
-            if split not in self.splits:
-                continue
             pictures = self.pictures(split)
             counts[split] = sum(len(self.boxes(p)) for p in pictures)
             if not counts[split]:

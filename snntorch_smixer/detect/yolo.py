@@ -26,7 +26,7 @@ from snntorch_smixer.detect.detector import SpikingDetector, from_ultralytics
 from snntorch_smixer.detect.head import box_branch, class_branch
 from snntorch_smixer.detect.layers import GridDSTSP, regrid
 from snntorch_smixer.detect.rows import KEYS, build_rows, read_config
-from snntorch_smixer.errors import SettingError
+from snntorch_smixer.errors import SettingError, is_count
 from snntorch_smixer.models.saving import note_training
 from snntorch_smixer.neurons import IntegerLIF
 
@@ -219,21 +219,25 @@ class SpikeYOLO(YOLO):
             SettingError: ps or t does not fit the model, or the pictures are no multiple of the stride.
             CardError: the data set has no pictures, no boxes, or wrong ones; nothing is written then.
         """
-        now = self.dstsp.settings
+        now, model, named = self.dstsp.settings, self.model, self.overrides.get("model")
         settings = replace(now, ps=now.ps if ps is None else ps, t=now.t if t is None else t)
         self.dstsp.check(settings)
-        _check_training(kwargs)
+        data = _check_training(kwargs)
         self.dstsp.settings = settings
         self.model.yaml.update(ps=settings.ps, t=settings.t)
-        with contained():
-            if self.ckpt:
+        # The trainer builds the model from files, in each of its processes, so what was chosen goes into some.
+        with contained(), TemporaryDirectory() as scratch:
+            if data is not None:
+                kwargs["data"] = _written(Path(scratch) / "data.yaml", data)
+            if not self.ckpt:
+                self.overrides["model"] = _written(Path(scratch) / Path(self.cfg).name, plain_table(self.model.yaml))
+            try:
                 return super().train(*args, **kwargs)
-            # The trainer builds the model from a file, in each of its processes, so what was chosen goes into one.
-            with TemporaryDirectory() as scratch:
-                path = Path(scratch) / Path(self.cfg).name
-                path.write_text(yaml.safe_dump(plain_table(self.model.yaml), sort_keys=False), encoding="utf-8")
-                self.overrides["model"] = str(path)
-                return super().train(*args, **kwargs)
+            except BaseException:
+                model.dstsp.settings, self.model = now, model
+                model.yaml.update(ps=now.ps, t=now.t)
+                self.overrides["model"] = named
+                raise
 
     def val(self, *args: Any, **kwargs: Any) -> Any:
         """Validate as ``YOLO.val`` does."""
@@ -288,15 +292,29 @@ def detector_of(
     return net
 
 
-def _check_training(asked: Mapping[str, Any]) -> None:
+def _check_training(asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Check size and data; the data set with an absolute path, None where ultralytics finds it by its name.
+
+    Of ``path: .`` ultralytics takes the working directory for the place, everybody else the folder of the file.
+    """
     size = asked.get("imgsz", 640)
-    if isinstance(size, int) and size % STRIDE:
+    if not is_count(size) or size % STRIDE:
+        near = -(-max(int(size), 1) // STRIDE) * STRIDE if isinstance(size, (int, float)) else 640
         raise SettingError(
-            f"SpikeYOLO.train: got imgsz={size}, expected a multiple of {STRIDE}. Pass {-(-size // STRIDE) * STRIDE}."
+            f"SpikeYOLO.train: got imgsz={size!r}, expected a whole number that is a multiple of {STRIDE}. Pass {near}."
         )
     data = asked.get("data")
-    if isinstance(data, (str, Path)) and (Path(data).exists() or not asked.get("resume")) and not _is_known(data):
-        BoxFolder.read(data).check()
+    if asked.get("resume") or not isinstance(data, (str, Path)) or _is_known(data):
+        return None
+    found = BoxFolder.read(data)
+    found.check()
+    splits = {split: str(place) for split, place in found.splits.items()}
+    return {"path": str(found.root), **splits, "names": dict(enumerate(found.names))}
+
+
+def _written(path: Path, table: Mapping[str, Any]) -> str:
+    path.write_text(yaml.safe_dump(dict(table), sort_keys=False), encoding="utf-8")
+    return str(path)
 
 
 def _is_known(data: str | Path) -> bool:

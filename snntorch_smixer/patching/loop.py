@@ -405,7 +405,7 @@ def steps(model: nn.Module, x: Any, *, num_steps: int | None = None) -> list[int
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
-        ...         self.lifs = nn.ModuleList(snn.Leaky(0.5, init_hidden=True) for _ in range(5))
+        ...         self.lifs = nn.ModuleList(snn.Leaky(0.5, threshold=0.1, init_hidden=True) for _ in range(5))
         ...
         ...     def forward(self, x):  # one step, (B, N, C)
         ...         s = self.lifs[4](x)
@@ -414,7 +414,7 @@ def steps(model: nn.Module, x: Any, *, num_steps: int | None = None) -> list[int
         >>> class Mean(nn.Module):
         ...     def forward(self, x):
         ...         return x.mean(1)
-        >>> net = nn.Sequential(nn.Linear(3, 8), snn.Leaky(0.5, init_hidden=True), Block(), Block(), Mean())
+        >>> net = nn.Sequential(nn.Linear(3, 8), snn.Leaky(0.5, threshold=0.1, init_hidden=True), Block(), Block(), Mean())
         >>> x = torch.rand(6, 2, 10, 3)  # six steps
         >>> _ = dstsp.wrap(net, ps=0.3, t=2, example_input=x[0])
         >>> steps = dstsp.steps(net, x)

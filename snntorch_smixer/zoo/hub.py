@@ -45,6 +45,11 @@ class Overrides(TypedDict, total=False):
     depths: tuple[int, ...]
     value_ratio: int
     levels: int
+    kind: str
+    depth_scale: float
+    width_scale: float
+    most_channels: int
+    grid: tuple[int, int]
 
 
 def from_pretrained(

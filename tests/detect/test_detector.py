@@ -186,6 +186,12 @@ def test_a_data_set_without_labels_pictures_or_table_is_refused(tmp_path: Path):
         BoxFolder.read(data).check(("val",))
     with pytest.raises(CardError, match="no 'test'"):
         BoxFolder.read(data).pictures("test")
+    (data / "data.yaml").write_text("train: images/train\nval: images/val\nnc: 7\nnames: [a, b]\n")
+    with pytest.raises(CardError, match="nc: 7"):
+        BoxFolder.read(data)
+    (data / "data.yaml").write_text("train: images/train\nnames: [red, blue]\n")
+    with pytest.raises(CardError, match="no 'val'"):
+        BoxFolder.read(data).check(("val",))
     (data / "data.yaml").write_text("train: images/train\n")
     with pytest.raises(CardError, match="no names"):
         BoxFolder.read(data)

@@ -156,6 +156,8 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path):
     for words, kind, asked in (
         ("class 5", CardError, {}),
         ("multiple of 32", SettingError, {"imgsz": 100}),
+        ("multiple of 32", SettingError, {"imgsz": 0}),
+        ("multiple of 32", SettingError, {"imgsz": "64"}),
         ("outside", SettingError, {"t": 5}),
         ("share", SettingError, {"ps": 1.5}),
         (r"data\.yaml", CardError, {"data": str(tmp_path / "none.yaml")}),
@@ -164,6 +166,11 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path):
             model.train(**{"data": str(data / "data.yaml"), "epochs": 1, "project": str(runs), **QUICK, **asked})
     assert not runs.exists()
     assert (model.dstsp.ps, model.dstsp.t) == (0.0, None)
+    (data / "labels" / "train" / "0.txt").write_text("1 0.5 0.5 0.1 0.1\n")
+    overrides = dict(model.overrides)
+    with pytest.raises(SyntaxError, match="epochz"):
+        model.train(data=str(data / "data.yaml"), ps=0.25, epochz=3, **QUICK)
+    assert (model.dstsp.ps, model.overrides) == (0.0, overrides)
     with pytest.raises(SettingError, match="imgsz=64"):
         model.model(torch.zeros(1, 3, 64, 40))
     with pytest.raises(SettingError, match="spike-yolo-n-smixer"):
