@@ -414,7 +414,8 @@ def steps(model: nn.Module, x: Any, *, num_steps: int | None = None) -> list[int
         >>> class Mean(nn.Module):
         ...     def forward(self, x):
         ...         return x.mean(1)
-        >>> net = nn.Sequential(nn.Linear(3, 8), snn.Leaky(0.5, threshold=0.1, init_hidden=True), Block(), Block(), Mean())
+        >>> first = nn.Linear(3, 8), snn.Leaky(0.5, threshold=0.1, init_hidden=True)
+        >>> net = nn.Sequential(*first, Block(), Block(), Mean())
         >>> x = torch.rand(6, 2, 10, 3)  # six steps
         >>> _ = dstsp.wrap(net, ps=0.3, t=2, example_input=x[0])
         >>> steps = dstsp.steps(net, x)
