@@ -1,10 +1,13 @@
 """``smixer viz``: the picture that the library draws, of images as they are stored."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from snntorch_smixer import from_pretrained
 from snntorch_smixer.cli import viz
@@ -75,7 +78,42 @@ def test_mistakes(smixer, images: Path, tmp_path: Path):
     assert "this network prunes nothing here" in err(NAME, "--input", images)
     assert "viz: --t needs --ps" in err(NAME, "--input", images, "--t", 1)
     assert "nothing.npy" in err(NAME, "--input", tmp_path / "nothing.npy")
-    assert "viz: got a Sequential, expected an SMixerNet" in err("tests.cli.test_bench:net", "--input", images)
+    assert "prunes nothing here" in err("tests.cli.test_bench:net", "--input", images)
+    assert "--what cost needs images" in err(NAME, "--what", "cost")
+    assert "Pass --ps and --t" in err(NAME, "--what", "comparison", "--input", images)
+    assert "one .npy file" in err(NAME, "--input", images, images)
+    (tmp_path / "a.png").write_bytes(b"none")
+    assert "no readable picture" in err(NAME, "--input", tmp_path / "a.png")
     picture = ("--output", tmp_path / "a.xyz")
     assert "Format 'xyz' is not supported" in err(f"{NAME}-dstsp", "--input", images, *picture)
     assert "no-folder" in err(f"{NAME}-dstsp", "--input", images, "--output", tmp_path / "no-folder" / "a.png")
+
+
+@pytest.mark.parametrize("what", ["weights", "rates", "cost", "comparison"])
+def test_each_picture(smixer, images: Path, tmp_path: Path, what: str):
+    words = () if what == "weights" else ("--input", images)
+    ran = smixer("viz", f"{NAME}-dstsp", "--what", what, *words, "--out", tmp_path / "a.svg", "--json")
+    assert json.loads(ran.out)["what"] == what
+    assert "<svg" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+
+
+def test_picture_files_are_brought_to_the_size_of_the_model(smixer, tmp_path: Path):
+    for name, mode in (("a.png", "L"), ("b.jpg", "RGB")):
+        Image.new(mode, (90, 60), 200).save(tmp_path / name)
+    words = ("viz", f"{NAME}-dstsp", "--input", tmp_path / "a.png", tmp_path / "b.jpg", "--out", tmp_path / "c.png")
+    assert "2 images" in smixer(*words).out
+
+
+def test_a_third_party_model(smixer, tmp_path: Path):
+    pytest.importorskip("spikingjelly")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(256, size=(2, 1, 28, 28), dtype=np.uint8))
+    words = ("viz", f"{__name__}:spikformer", "--input", tmp_path / "x.npy", "--ps", 0.3, "--t", 1)
+    assert "1 steps kept" in smixer(*words, "--out", tmp_path / "a.png").out
+
+
+def spikformer() -> nn.Module:
+    from spikingjelly.activation_based.model.spikformer import Spikformer
+
+    torch.manual_seed(0)
+    sizes = {"img_size_h": 28, "img_size_w": 28, "patch_size": 4, "in_channels": 1, "num_classes": 10}
+    return Spikformer(T=4, embed_dims=16, num_heads=2, depths=1, **sizes)
