@@ -213,6 +213,11 @@ def build_rows(config: Mapping[str, Any], channels: int, head: Head) -> tuple[nn
         save.update(s for s, given in zip(sources, named, strict=True) if given != -1)
         rows.append(layer)
         widths.append(out)
+    if not build.pruned and (config.get("ps") or config.get("t") is not None):
+        raise SettingError(
+            f"detector: got ps={config.get('ps')}, t={config.get('t')} and no row PruneSteps, behind which they act. "
+            "Put [-1, 1, PruneSteps, []] in front of the first map that the neck takes."
+        )
     build.dstsp.bind(depth=max(build.blocks, 1), steps=build.steps)
     build.dstsp.settings = DSTSPConfig(ps=config.get("ps") or 0.0, t=config.get("t"), merge="drop")
     return nn.Sequential(*rows), sorted(save), build

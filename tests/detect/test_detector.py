@@ -231,6 +231,10 @@ def test_wrong_rows_are_named():
             SpikingPyramid({**table, "backbone": rows})
     with pytest.raises(SettingError, match="Did you mean 'levels'"):
         SpikingPyramid({**table, "level": 3})
+    bare = [["nothing", 1, "Upsample", []] if row[2] == "PruneSteps" else row for row in table["backbone"]]
+    bare = [[-1, 1, "SpikingConvBlock", [128]] if row[0] == "nothing" else row for row in bare]
+    with pytest.raises(SettingError, match="no row PruneSteps"):
+        SpikingPyramid({**table, "backbone": bare, "ps": 0.2})
     with pytest.raises(SettingError, match="scale"):
         SpikingPyramid({**table, "scale": "q"})
     with pytest.raises(SettingError, match="shipped"):
