@@ -167,9 +167,10 @@ def draw_pruning(images: Tensor, trace: PruningTrace, titles: Sequence[str]) -> 
     for axis in axes[:3].flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    figure.colorbar(heat, ax=axes[1, :], shrink=0.9, pad=0.01).set_label("spikes", fontsize=10)
+    # A scale of all three rows, not of its own alone: the images and their heat maps stay in line.
+    figure.colorbar(heat, ax=axes[:3, :], shrink=0.32, pad=0.02).set_label("spikes per token", fontsize=10)
     entries = [patch(_GREY, "dropped token"), patch(ACCENT, "kept step"), patch(QUIET, "dropped step")]
-    figure.legend(handles=entries, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    figure.legend(handles=entries, loc="outside lower center", ncols=3 if count > 2 else 1, frameon=False, fontsize=11)
     return figure
 
 

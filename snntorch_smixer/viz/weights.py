@@ -100,6 +100,7 @@ def draw_firing_rates(records: Records) -> Any:
     axes.set_yticks(range(len(neurons)), [entry.layer for entry in neurons], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1, y=0.01)
+    axes.set_xlim(left=0)
     axes.set_xlabel("spikes per neuron and time step, per cent")
     axes.set_title(f"Firing rates of {records.model}", fontsize=10)
     open_frame(axes)
