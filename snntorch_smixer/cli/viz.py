@@ -20,6 +20,7 @@ from snntorch_smixer.errors import SettingError
 from snntorch_smixer.extras import need
 from snntorch_smixer.models.network import Network
 from snntorch_smixer.pictures import read_picture
+from snntorch_smixer.pruning.pruner import DSTSP
 from snntorch_smixer.viz.comparison import draw_comparison
 from snntorch_smixer.viz.cost import draw_cost
 from snntorch_smixer.viz.tokens import draw_pruning, trace_pruning
@@ -73,10 +74,11 @@ def run(args: argparse.Namespace) -> int:
         figure.savefig(args.out, dpi=110)
     except ValueError as error:
         raise SettingError(f"--out {args.out}: {error}. Pass a name that ends in .png or .pdf.") from error
+    text = found.pop("text")
     if args.json:
         print_json({"model": args.model, "what": args.what, **found, "out": str(args.out)})
     else:
-        print(f"{origin}\n{args.out}: {found.pop('text')}")
+        print(f"{origin}\n{args.out}: {text}")
     return 0
 
 
@@ -118,12 +120,14 @@ def _cost(net: nn.Module, _images: Tensor, x: Tensor, args: argparse.Namespace) 
 
 def _comparison(net: nn.Module, _images: Tensor, x: Tensor, args: argparse.Namespace) -> Drawn:
     dstsp: Any = getattr(net, "dstsp", None)
-    if dstsp is None:
+    if not isinstance(dstsp, DSTSP):
         raise SettingError("viz: --what comparison is of a net that prunes with itself unpruned. Pass --ps and --t.")
     after, active = cost.estimate(net, x, chip=args.chip), dstsp.active
     dstsp.active = "never"
-    before = cost.estimate(net, x, chip=args.chip)
-    dstsp.active = active
+    try:
+        before = cost.estimate(net, x, chip=args.chip)
+    finally:
+        dstsp.active = active
     saved = 1 - after.energy_mj / before.energy_mj
     figure = draw_comparison(cost.compare(before, after))
     return figure, {"saved": saved, "text": f"pruning saves {saved:.1%} of the energy on {args.chip}"}
@@ -152,7 +156,13 @@ def load_images(paths: list[Path], net: nn.Module) -> Tensor:
             raise SettingError(f"viz: got {len(paths)} files, expected one .npy file, or pictures alone.")
         images = _array(paths[0])
     else:
-        images = torch.stack([_picture(path, wanted) for path in paths])
+        pictures = [_picture(path, wanted) for path in paths]
+        sizes = {tuple(picture.shape) for picture in pictures}
+        if len(sizes) > 1:
+            raise SettingError(
+                f"viz: the pictures are of the sizes {sorted(sizes)}. Pass pictures of the model's size."
+            )
+        images = torch.stack(pictures)
     if not 1 <= len(images) <= MOST:
         raise SettingError(f"{paths[0]}: {len(images)} images, a picture has 1 to {MOST}. Save fewer.")
     if wanted is not None and images.shape[1:] != wanted:
