@@ -37,6 +37,8 @@ _EXAMPLES = """
 
 EXTRA_MODULES = {
     "vision": ("torchvision",),
+    "detect": ("ultralytics", "torchmetrics", "faster_coco_eval"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "viz": ("matplotlib", "pandas"),
     "train": ("accelerate",),
 }

@@ -88,14 +88,18 @@ def _blueprint(folder: Path) -> Blueprint:
     return blueprint
 
 
+KNOWN = (*DATASETS, "coco128")
+"""Data sets that cards of the zoo name: those of `smixer train`, and that of the shipped detector."""
+
+
 def _of_card(card: Card, folder: Path) -> list[str]:
     found = []
     if folder.parent == registry.zoo_folder() and card.name != folder.name:
         found.append(f"{folder / CARD}: name={card.name!r}, expected the name of its folder.")
     if folder.parent == registry.zoo_folder() and not card.license:
         found.append(f"{folder / CARD}: names no licence of the weights.")
-    if card.dataset and folder.parent == registry.zoo_folder() and card.dataset not in DATASETS:
-        found.append(f"{folder / CARD}: dataset={card.dataset!r} is none of {', '.join(DATASETS)}.")
+    if card.dataset and folder.parent == registry.zoo_folder() and card.dataset not in KNOWN:
+        found.append(f"{folder / CARD}: dataset={card.dataset!r} is none of {', '.join(KNOWN)}.")
     for name in (CONFIG, WEIGHTS):
         if (folder / name).is_file() and name in card.files:
             found += _told(lambda name=name: check_file(folder / name, card.files[name], owner=card.name))  # type: ignore[misc]

@@ -65,7 +65,8 @@ def contained() -> Iterator[None]:
     printing, numpys = copy.copy(torch._tensor_str.PRINT_OPTS), np.get_printoptions()
     opencv = sys.modules.get("cv2")
     functions = {} if opencv is None else {name: getattr(opencv, name) for name in _PATCHED}
-    save = torch.save
+    save, pillow = torch.save, sys.modules.get("PIL.Image")
+    opened = None if pillow is None else pillow.open
     opencv_threads = None if opencv is None else opencv.getNumThreads()
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     try:
@@ -80,6 +81,8 @@ def contained() -> Iterator[None]:
             del os.environ[key]
         os.environ.update(environment)
         torch.save = save
+        if pillow is not None:
+            setattr(pillow, "open", opened)  # noqa: B010 - a module of no known type
         for name, function in functions.items():
             setattr(opencv, name, function)
         if opencv is not None and opencv_threads is not None:
@@ -99,7 +102,8 @@ def import_ultralytics() -> Any:
         return sys.modules["ultralytics"]
     check_installed()
     extras.torchvision_ready()
-    import cv2  # noqa: F401 - its functions are taken down before ultralytics replaces them
+    importlib.import_module("PIL.Image")  # their functions are taken down before ultralytics replaces them
+    importlib.import_module("cv2")
 
     with contained():
         for key, value in _QUIET.items():

@@ -17,7 +17,7 @@ from snntorch_smixer.cli import listing
 from snntorch_smixer.cli.main import COMMANDS, main, package_version
 from snntorch_smixer.errors import MissingExtra, SettingError
 
-NAMES = ("list", "info", "eval", "train", "cost", "bench", "viz", "zoo")
+NAMES = ("list", "info", "eval", "train", "detect", "cost", "bench", "viz", "zoo")
 ZOO = ("save", "push", "convert", "verify", "cards")
 ALL = [[name] for name in NAMES] + [["zoo", name] for name in ZOO]
 

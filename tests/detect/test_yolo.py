@@ -110,9 +110,9 @@ def test_no_operations_are_printed_that_nobody_counted(capsys):
 
 
 _CHILD = """
-import os, sys, numpy, torch, cv2
+import os, sys, numpy, torch, cv2, PIL.Image
 torch.set_num_threads(2)
-environment, read, save = dict(os.environ), cv2.imread, torch.save
+environment, read, save, opened = dict(os.environ), cv2.imread, torch.save, PIL.Image.open
 printing, opencv = str(torch.tensor([0.123456789])), cv2.getNumThreads()
 import snntorch_smixer, snntorch_smixer.detect
 assert "ultralytics" not in sys.modules
@@ -121,7 +121,7 @@ model = SpikeYOLO("spike-yolo-p-smixer.yaml")
 model.predict(numpy.zeros((64, 64, 3), "uint8"), imgsz=64, verbose=False, device="cpu")
 assert torch.get_num_threads() == 2, torch.get_num_threads()
 assert dict(os.environ) == environment, set(os.environ.items()) ^ set(environment.items())
-assert cv2.imread is read and torch.save is save and cv2.getNumThreads() == opencv
+assert cv2.imread is read and torch.save is save and PIL.Image.open is opened and cv2.getNumThreads() == opencv
 assert str(torch.tensor([0.123456789])) == printing and "linewidth" in numpy.get_printoptions()
 assert numpy.get_printoptions()["linewidth"] == 75
 assert not torch.are_deterministic_algorithms_enabled()

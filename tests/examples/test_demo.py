@@ -110,5 +110,7 @@ def test_shipped_weights_are_small_and_match_their_card(name: str):
         check_file(folder / file, record, owner=name)
     assert card.name == name
     assert card.files[WEIGHTS].size_bytes < 5e6
+    if name.startswith("spike-yolo"):
+        return  # a detector: the demo does not run it
     whole = measured(card, 10_000)
     assert f"{whole.value:.2%}".rstrip("%") in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -195,8 +195,12 @@ SMALL = {
 }
 
 
+def test_every_architecture_is_tried():
+    assert set(ARCHITECTURES) == {*SMALL, "spike-yolo"}
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", SMALL)  # detectors: tests/detect/test_detector.py
 def test_every_architecture_comes_back_bit_identical(tmp_path, architecture, wrapped):
     config = ARCHITECTURES[architecture][0](**SMALL[architecture])
     net, x = build(config), torch.randn(3, 3, *config.img_size)
