@@ -13,6 +13,7 @@ from snntorch_smixer.cards.folder import check_file
 from snntorch_smixer.cards.upload import RECIPE
 from snntorch_smixer.cli.arguments import Commands, add_command, add_json, add_quiet
 from snntorch_smixer.cli.printing import print_json, progress
+from snntorch_smixer.detect.detector import SpikingDetector
 from snntorch_smixer.errors import CardError, SettingError, SMixerError
 from snntorch_smixer.models.architectures import shapes_of
 from snntorch_smixer.models.saving import Blueprint
@@ -111,7 +112,9 @@ def _of_card(card: Card, folder: Path) -> list[str]:
 def _run(folder: Path) -> None:
     net = from_pretrained(folder)
     with torch.no_grad():
-        out = net(torch.rand(net.config.input_shape(2)))
+        x = torch.rand(net.config.input_shape(2))
+        # Of a detector the scores of the first cell: boxes are as many as it finds.
+        out = net.decoded(x)[:, 4:, 0] if isinstance(net, SpikingDetector) else net(x)
     classes = net.config.num_classes or net.num_features
     if tuple(out.shape) != (2, classes) or not out.isfinite().all():
         raise CardError(

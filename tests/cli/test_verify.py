@@ -95,7 +95,7 @@ def test_more_is_asked_of_the_zoo(own_zoo: Path, save_model, firing_net):
         "name='tiny', expected the name of its folder.",
         "names no licence of the weights.",
         "dataset='noise' is none of fashion-mnist, cifar-10, cifar-100, imagenet-1k, image-folder, dvs128-gesture, "
-        "cifar10-dvs.",
+        "cifar10-dvs, coco128.",
     ]
 
 
