@@ -210,7 +210,7 @@ def sequence_of(model: nn.Module, dstsp: WrappedDSTSP, inputs: tuple[Any, Any]) 
         sequence.membranes = {path: weakref.ref(mem) for path, mem in _membranes(model, dstsp).items()}
     else:
         sequence.start()
-        drops_steps = dstsp.settings.t not in (None, dstsp.plan.steps[0])
+        drops_steps = dstsp.settings.t not in (None, _steps_now(model, dstsp, args))
         drops_tokens = dstsp.looks_ahead and rate_at(dstsp.settings.ps, 0, dstsp.plan.depth) > 0
         if dstsp.is_active() and (drops_steps or drops_tokens):
             forward = partial(model.forward, *args, **kwargs)
@@ -220,6 +220,26 @@ def sequence_of(model: nn.Module, dstsp: WrappedDSTSP, inputs: tuple[Any, Any]) 
         with _shorter(model, loop, sequence):
             yield args
         sequence.start()
+
+
+def _steps_now(model: nn.Module, dstsp: WrappedDSTSP, args: tuple[Any, ...]) -> int | None:
+    """T of this call, which need not be that of the example: frames may be more, and the attribute may be set since.
+
+    Raises:
+        LayoutError: the model loops over the first axis of its input, and that is no positional argument.
+    """
+    loop = loop_of(dstsp)
+    if loop.first_axis:
+        if not args or not isinstance(args[0], Tensor):
+            raise LayoutError(
+                f"wrapped {type(model).__name__}: it loops over the first axis of its input, expected that as the first "
+                "argument. Call net(x) without a keyword."
+            )
+        return args[0].shape[0]
+    if not loop.counter:
+        return dstsp.plan.steps[0]
+    path, _, name = loop.counter.rpartition(".")
+    return int(getattr(model.get_submodule(path), name))
 
 
 @contextmanager

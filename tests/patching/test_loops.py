@@ -72,6 +72,21 @@ def test_own_loop_over_an_attribute_runs_the_kept_steps_alone() -> None:
     assert dstsp.summary(net).steps == (4, 1)
 
 
+def test_other_numbers_of_steps_than_the_example_had():
+    net, whole = twins(ps=0.3, t=4)  # the example has four
+    x = frames(steps=6, seed=1)
+    with torch.no_grad():
+        assert net(x).shape[0] == 4
+        torch.testing.assert_close(net(x), whole(x), atol=1e-5, rtol=1e-4)
+        with pytest.raises(LayoutError, match="first argument"):
+            net(x=x)
+    own = made(OwnLoop, ps=0.3, t=4)
+    own.num_steps = 6
+    with torch.no_grad():
+        assert own(frames()[0]).shape[0] == 4
+    assert own.num_steps == 6
+
+
 def test_own_loop_over_a_literal_refuses_t_and_says_what_would() -> None:
     class Literal(OwnLoop):
         def forward(self, x: Tensor) -> Tensor:
