@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -47,8 +48,6 @@ class BoxFolder:
         Raises:
             CardError: there is none, or it lacks names or splits.
         """
-        import yaml
-
         path = Path(path)
         file = path / "data.yaml" if path.is_dir() else path
         try:

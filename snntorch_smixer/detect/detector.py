@@ -88,16 +88,6 @@ class DetectorConfig(NetworkConfig):
             raise SettingError(f"DetectorConfig: got prune of type {type(self.prune).__name__}. Pass a DSTSPConfig.")
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> DetectorConfig:
-        """The inverse of `to_dict`.
-
-        Raises:
-            SettingError: an unknown key, with close matches, or a value that the configuration refuses.
-        """
-        prune = raw.get("prune") if isinstance(raw, Mapping) else None
-        return super().from_dict(raw if prune is None else {**raw, "prune": DSTSPConfig.from_dict(prune)})
-
-    @classmethod
     def of_table(cls, table: Mapping[str, Any], *, img_size: tuple[int, int] | None = None) -> DetectorConfig:
         """The configuration of a YAML table.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from torch import Tensor, nn
 
 from snntorch_smixer.detect import layers
@@ -36,8 +37,6 @@ def read_config(name: str | Path) -> dict[str, Any]:
     Raises:
         SettingError: no such file, no scale of that letter, or no table in it.
     """
-    import yaml
-
     path, scale = _locate(Path(name))
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -108,7 +107,7 @@ class Build:
     grid: tuple[int, int]
     heads: int
     blocks: int = 0
-    pruned: bool = field(default=False)
+    pruned: bool = False
 
     def next_block(self) -> dict[str, Any]:
         """Arguments of the next block that prunes; of one in front of the pruning, none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, prod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from snntorch_smixer.errors import SettingError, check_choice, check_count, is_count
 from snntorch_smixer.layers.stem import CIFAR_STRIDES, IMAGENET_STRIDES
@@ -87,16 +87,6 @@ class SMixerConfig(NetworkConfig):
     def num_tokens(self) -> int:
         """N."""
         return prod(self.grid)
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> SMixerConfig:
-        """The inverse of `to_dict`.
-
-        Raises:
-            SettingError: an unknown key, with close matches, or a value that the configuration refuses.
-        """
-        prune = raw.get("prune") if isinstance(raw, Mapping) else None
-        return super().from_dict(raw if prune is None else {**raw, "prune": DSTSPConfig.from_dict(prune)})
 
 
 def _check_numbers(config: SMixerConfig) -> None:

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from snntorch_smixer.cards.card import Card
 from snntorch_smixer.errors import CardError, SettingError
+from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.shapes import square
 from snntorch_smixer.tables import check_keys
 
@@ -65,6 +66,8 @@ class NetworkConfig:
         """
         check_keys(cls.__name__, cls, raw)
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        if raw.get("prune") is not None:
+            values["prune"] = DSTSPConfig.from_dict(raw["prune"])
         return cls(**values)
 
 

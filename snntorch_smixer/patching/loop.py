@@ -232,8 +232,8 @@ def _steps_now(model: nn.Module, dstsp: WrappedDSTSP, args: tuple[Any, ...]) -> 
     if loop.first_axis:
         if not args or not isinstance(args[0], Tensor):
             raise LayoutError(
-                f"wrapped {type(model).__name__}: it loops over the first axis of its input, expected that as the first "
-                "argument. Call net(x) without a keyword."
+                f"wrapped {type(model).__name__}: it loops over the first axis of its input, expected that as the "
+                "first argument. Call net(x) without a keyword."
             )
         return args[0].shape[0]
     if not loop.counter:
