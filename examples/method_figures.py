@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import rc_context
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from snntorch_smixer import from_pretrained
-from snntorch_smixer.viz.style import ACCENT, COLOURS, QUIET, new_figure
+from snntorch_smixer.viz.style import ACCENT, COLOURS, QUIET, new_figure, write_both
 from snntorch_smixer.viz.tokens import trace_pruning
 
 DATA = Path(__file__).parent / "data" / "fashion_mnist_test_1000.npz"
@@ -163,17 +162,9 @@ def draw_matrix(axes: Any, kept: np.ndarray) -> None:
     axes.set_title(f"{kept.size} x {kept.size}, of it\n{kept.sum()} x {kept.sum()} used", fontsize=10)
 
 
-def write(figure: Any, path: Path) -> None:
-    """As PNG and as SVG; the same picture is the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), dpi=130)
-    with rc_context({"svg.hashsalt": path.stem}):
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images/method"), help="folder of the pictures")
     out = parser.parse_args().out
-    write(draw_blocks(), out / "block.png")
-    write(draw_steps(), out / "pruning_steps.png")
+    write_both(draw_blocks(), out / "block.png", dpi=130)
+    write_both(draw_steps(), out / "pruning_steps.png", dpi=130)

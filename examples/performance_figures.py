@@ -10,9 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
-
 from snntorch_smixer.viz import draw_bars
+from snntorch_smixer.viz.style import write_both
 
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "performance.md"
 MEMORY = {"fp32": "no pruning", "fp32, ps = 0.3, t = 1": "ps = 0.3, t = 1"}
@@ -73,18 +72,10 @@ def prune_place(text: str) -> Any:
     return draw_bars(list(PLACES.values()), series, unit=unit, title="Where steps are dropped, ps = 0.3, t = 1")
 
 
-def write(figure: Any, path: Path) -> None:
-    """As PNG and as SVG; the same picture is the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), dpi=110)
-    with rc_context({"svg.hashsalt": path.stem}):
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder of the pictures")
     out = parser.parse_args().out
     page = PAGE.read_text(encoding="utf-8")
     for draw in (memory, train_step, prune_place):
-        write(draw(page), out / f"bench_{draw.__name__}.png")
+        write_both(draw(page), out / f"bench_{draw.__name__}.png")

@@ -23,7 +23,7 @@ from snntorch_smixer.cli.printing import progress
 from snntorch_smixer.errors import SettingError, check_choice
 from snntorch_smixer.extras import need
 from snntorch_smixer.models.config import CONFIGS, SMixerConfig
-from snntorch_smixer.viz.style import draw_bars
+from snntorch_smixer.viz.style import draw_bars, write_both
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,7 @@ def write(result: BenchResult, suite: _Suite, folder: Path) -> None:
         MissingExtra: matplotlib is not installed; the JSON file is there.
     """
     result.save(folder / f"{result.name}.json")
-    figure = chart(result, suite)
-    for ending in ("png", "svg"):
-        figure.savefig(folder / f"{result.name}.{ending}", dpi=110)
+    write_both(chart(result, suite), folder / f"{result.name}.png")
 
 
 WORDS = {

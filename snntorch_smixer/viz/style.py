@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from snntorch_smixer.errors import SettingError
@@ -23,6 +24,14 @@ def new_figure(width: float, height: float) -> Any:
         MissingExtra: matplotlib is not installed.
     """
     return need("matplotlib.figure", extra="viz").Figure(figsize=(width, height), layout="constrained")
+
+
+def write_both(figure: Any, path: Path, *, dpi: int = 110) -> None:
+    """Write a figure as PNG and as SVG beside each other; the same picture is the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".png"), dpi=dpi)
+    with need("matplotlib", extra="viz").rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
 def patch(colour: str | tuple[float, float, float], label: str) -> Any:
