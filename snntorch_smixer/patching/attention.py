@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from snntorch_smixer.errors import FamilyError
-from snntorch_smixer.patching.judge import PlacesError, refuse_masks, why_none
+from snntorch_smixer.patching.judge import refuse_masks, why_none
 from snntorch_smixer.patching.products import (
     INDEXING,
     Attention,
@@ -37,7 +37,6 @@ def find_attention(
         PlacesError: its tokens are tied to their places.
         FamilyError: there are several, or its axes cannot be told apart.
     """
-    _refuse_masked_call(graph)
     judged = [(pair, why_none(pair, sizes, module)) for pair in pairs(graph)]
     found = [pair for pair, reason in judged if not reason]
     if sizes.t is not None and found and len(found) % sizes.t == 0:
@@ -54,15 +53,6 @@ def find_attention(
         return (None if judged else _linear(graph, sizes, heads or 1)), other
     refuse_masks(found[0], sizes)
     return describe(found[0], sizes), other
-
-
-def _refuse_masked_call(graph: fx.Graph) -> None:
-    for node in graph.nodes:
-        if operation(node) == "scaled_dot_product_attention":
-            given = dict(zip(("attn_mask", "dropout_p", "is_causal"), node.args[3:], strict=False)) | node.kwargs
-            if given.get("attn_mask") is not None or given.get("is_causal"):
-                causal = bool(given.get("is_causal"))
-                raise PlacesError("its scaled_dot_product_attention has a mask", causal=causal)
 
 
 def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:

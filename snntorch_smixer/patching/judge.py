@@ -42,7 +42,7 @@ _ELEMENTWISE = frozenset(
         *("relu", "sigmoid", "tanh", "gelu", "silu", "elu", "leaky_relu", "softplus", "hardtanh", "relu6", "sign"),
         *("dropout", "round", "floor", "ceil", "heaviside", "gt", "ge", "lt", "le", "eq", "ne", "masked_fill", "lerp"),
         *("float", "double", "half", "bfloat16", "to", "type_as", "detach", "nan_to_num", "expand", "expand_as"),
-        *("tril", "triu", "sum", "mean", "amax", "amin", "norm", "normalize", "div_", "mul_", "add_", "sub_", "exp_"),
+        *("tril", "triu", "forget_later", "join_mask", "sum", "mean", "amax", "amin", "norm", "normalize", "div_", "mul_", "add_", "sub_", "exp_"),
     )
 )
 """Operations that leave an entry of the scores where it is, and sums that normalise them."""
@@ -191,7 +191,7 @@ def refuse_masks(pair: Pair, sizes: Sizes) -> None:
         what = operation(node)
         if any(depends(other) and torch.is_tensor(other.meta[VALUE]) for other in others):
             raise PlacesError(f"other data joins its scores ({what}), as a padding mask does")
-        if what in ("tril", "triu"):
+        if what in ("tril", "triu", "forget_later"):
             raise PlacesError(f"its attention has a causal mask ({what})", causal=True)
         if any(_varies(other, own) for other in others):
             learned, causal = any(map(_learned, others)), any(map(_is_triangle, others))

@@ -16,15 +16,16 @@ from snntorch_smixer.errors import FamilyError, LayoutError, SettingError
 from snntorch_smixer.modes import random_state_kept
 from snntorch_smixer.patching.hooks import Hook, PruneInput, PruneOutput
 from snntorch_smixer.patching.modules import WrappedDSTSP
-from snntorch_smixer.patching.observe import Observation, copied, first_tensor
+from snntorch_smixer.patching.observe import Observation, copied, first_tensor, tensors
 from snntorch_smixer.patching.reader import Reader
 from snntorch_smixer.patching.sequence import Loop, Sequence
 from snntorch_smixer.patching.state import State, restored
+from snntorch_smixer.patching.trace import holds_tensors, map_tensors
 from snntorch_smixer.pruning.rates import rate_at
 from snntorch_smixer.pruning.softmatch import joined, merge_dropped
 from snntorch_smixer.pruning.temporal import choose_steps, step_siv
 from snntorch_smixer.rest import reset_all
-from snntorch_smixer.selection import Selection
+from snntorch_smixer.selection import Selection, take_tokens
 
 
 def find_loop(model: nn.Module, blocks: tuple[str, ...], seen: Observation | None, args: tuple[Any, ...]) -> Loop:
@@ -41,7 +42,8 @@ def find_loop(model: nn.Module, blocks: tuple[str, ...], seen: Observation | Non
     calls = [call for call in seen.calls if call.path == blocks[0]]
     passed = blocks if all(call.plain for call in seen.calls if call.path in blocks) else ()
     if len(calls) < 2:
-        return Loop(blocks, own=False, passed=passed)
+        carries = isinstance(seen.out, (tuple, list)) and any(map(holds_tensors, seen.out[1:]))
+        return Loop(blocks, own=False, passed=passed, carries=carries)
     first_axis = _runs(model, blocks[0], _shortened(args, len(calls) - 1)) == len(calls) - 1
     counter = "" if first_axis else _counter(model, blocks[0], len(calls), args)
     return Loop(blocks, own=True, counter=counter, first_axis=first_axis, passed=passed)
@@ -172,7 +174,24 @@ class _Steps:
 
 
 class PruneStepInput(_Steps, PruneInput):
-    """Forward pre-hook of a block that takes one step at a time."""
+    """Forward pre-hook of a block that takes one step at a time; membranes of all its tokens lose the same ones."""
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Arguments with the pruned stream, and membranes of its kept tokens."""
+        before = first_tensor((args, kwargs))
+        args, kwargs = super().__call__(module, args, kwargs)
+        after, kept = first_tensor((args, kwargs)), self.current.kept
+        if before is None or after is None or after.shape == before.shape or kept is None:
+            return args, kwargs
+        keep = partial(self._membrane, shape=before.shape, kept=kept)
+        return map_tensors(args, keep), map_tensors(kwargs, keep)
+
+    def _membrane(self, x: Tensor, *, shape: torch.Size, kept: Selection) -> Tensor:
+        if x.shape != shape:
+            return x
+        tokens = self.layout.to_tokens(x, {})
+        everything = kept.full_tokens == tokens.shape[2]
+        return self.layout.from_tokens(take_tokens(tokens, kept.tokens), self._grid(x)) if everything else x
 
 
 class PruneStepOutput(_Steps, PruneOutput):
@@ -205,7 +224,7 @@ def sequence_of(model: nn.Module, dstsp: WrappedDSTSP, inputs: tuple[Any, Any]) 
     if loop is None or sequence.scout is not None:
         yield args
     elif not loop.own:
-        _go_on(model, dstsp)
+        _go_on(model, dstsp, fresh=loop.carries and not any(t.any() for t in tensors((args[1:], kwargs))))
         yield args
         sequence.membranes = {path: weakref.ref(mem) for path, mem in _membranes(model, dstsp).items()}
     else:
@@ -340,10 +359,16 @@ def _spikes(place: Any, tokens: Tensor) -> Tensor:
         before.put_back()
 
 
-def _go_on(model: nn.Module, dstsp: WrappedDSTSP) -> None:
-    """One step of a loop that is the caller's: is it the first of a sequence?"""
+def _go_on(model: nn.Module, dstsp: WrappedDSTSP, *, fresh: bool) -> None:
+    """One step of a loop that is the caller's: is it the first of a sequence?
+
+    Args:
+        model: the root.
+        dstsp: its pruning.
+        fresh: the caller carries the membranes, and passed none, or such that are all zero.
+    """
     sequence = dstsp.sequence
-    if sequence.step and _was_reset(model, dstsp):
+    if sequence.step and (fresh if loop_of(dstsp).carries else _was_reset(model, dstsp)):
         sequence.start()
     if not dstsp.is_active():
         return
@@ -456,7 +481,7 @@ def steps(model: nn.Module, x: Any, *, num_steps: int | None = None) -> list[int
             "input and num_steps=T."
         )
     pruning.sequence.start()
-    tokens = look_ahead(model, pruning, _Each(model, inputs), graph=False)
+    tokens = look_ahead(model, pruning, _Each(model, inputs, carries=pruning.loop.carries), graph=False)
     kept = list(range(len(inputs)))
     if t is not None and t < len(inputs) and pruning.is_active():
         scores = step_siv(_spikes(pruning.place_of_steps, tokens)).sum(1, keepdim=True)
@@ -468,11 +493,13 @@ def steps(model: nn.Module, x: Any, *, num_steps: int | None = None) -> list[int
 
 
 class _Each:
-    """Runs a model on every input."""
+    """Runs a model on every input; what it gives besides its first result is what it takes besides its first input."""
 
-    def __init__(self, model: nn.Module, inputs: list[Any]) -> None:
-        self.model, self.inputs = model, inputs
+    def __init__(self, model: nn.Module, inputs: list[Any], *, carries: bool) -> None:
+        self.model, self.inputs, self.carries = model, inputs, carries
 
     def __call__(self) -> None:
+        states: tuple[Any, ...] = ()
         for one in self.inputs:
-            self.model.forward(one)
+            out = self.model.forward(one, *states)
+            states = tuple(out[1:]) if self.carries else ()

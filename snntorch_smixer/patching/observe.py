@@ -27,6 +27,7 @@ class Call:
         start: running number of the call.
         end: running number of its return.
         plain: True where a tensor came out, and no tuple.
+        given: all arguments and keyword arguments.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Call:
     out: Tensor | None = None
     end: int = -1
     plain: bool = False
+    given: tuple[Any, Any] = ((), {})
 
 
 @dataclass(eq=False)
@@ -48,7 +50,7 @@ class Observation:
         products: (number, path of the innermost module) of each matrix product of two activations.
         sums: the same for sums over an axis.
         spatial: the same for operations that look at neighbours: convolutions with a kernel, poolings, resizing.
-        opaque: (path, layer) of each attention that is one call of torch, as that of `nn.MultiheadAttention`.
+        opaque: (path, layer) of each attention that is one call of a function of torch, outside of its layers.
         gates: paths of elementwise products of two activations of one rank.
     """
 
@@ -63,6 +65,15 @@ class Observation:
     def first_call(self, path: str) -> Call | None:
         """The first call of a module."""
         return next((call for call in self.calls if call.path == path), None)
+
+
+def given_in(seen: Observation, path: str) -> dict[str, tuple[Any, Any]]:
+    """What ``path`` and its parts were given at their first calls, by dotted name within it."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for call in seen.calls:
+        if call.path == path or call.path.startswith(f"{path}."):
+            found.setdefault(call.path.removeprefix(path).removeprefix("."), call.given)
+    return found
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -144,14 +155,17 @@ def observe(
     seen = Observation() if seen is None else seen
     recorder = _Recorder(seen)
     hooks: list[Any] = []
+    fast = torch.backends.mha.get_fastpath_enabled()  # in one piece there would be no layers to see
     for path, module in twin.named_modules():
         if path:
             hooks.append(module.register_forward_pre_hook(_Enter(path, recorder), with_kwargs=True))
             hooks.append(module.register_forward_hook(_Leave(recorder)))
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         with torch.random.fork_rng(devices=[]), torch.no_grad(), recorder:
             seen.out = twin(**inputs) if isinstance(inputs, Mapping) else twin(*inputs)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
             hook.remove()
     return seen
@@ -161,8 +175,8 @@ class _Enter:
     def __init__(self, path: str, recorder: _Recorder) -> None:
         self.path, self.recorder = path, recorder
 
-    def __call__(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.recorder.enter(self.path, first_tensor([args, kwargs]))
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.recorder.enter(self.path, module, (args, kwargs))
 
 
 class _Leave:
@@ -191,10 +205,14 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, seen: Observation) -> None:
         super().__init__()
         self.seen, self.running, self.number = seen, [Call("", "", None, 0)], 0
+        self.layers: set[str] = set()
 
-    def enter(self, path: str, x: Tensor | None) -> None:
+    def enter(self, path: str, module: nn.Module, given: tuple[Any, Any]) -> None:
+        if isinstance(module, nn.MultiheadAttention):  # written out where its caller is traced
+            self.seen.products += [(self.number, self.running[-1].path)] * 2
+            self.layers.add(path)
         self.number += 1
-        call = Call(path, self.running[-1].path, x, self.number)
+        call = Call(path, self.running[-1].path, first_tensor(given), self.number, given=given)
         self.seen.calls.append(call)
         self.running.append(call)
 
@@ -207,6 +225,8 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         here = (self.number, self.running[-1].path)
+        if here[1] in self.layers:
+            return func(*args, **kwargs)
         if name in _WHOLE:
             self.seen.opaque.append((here[1], _WHOLE[name]))
         if name in _PRODUCTS and _activations(args, kwargs) > 1:

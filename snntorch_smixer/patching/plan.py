@@ -19,7 +19,7 @@ from snntorch_smixer.patching.behaviour import levels_of
 from snntorch_smixer.patching.edits import CapEdit, Edit, PruneEdit, SwapEdit, UnitEdit, WholeGridEdit
 from snntorch_smixer.patching.hooks import ONLY_STEPS
 from snntorch_smixer.patching.loop import find_loop
-from snntorch_smixer.patching.observe import Observation, copied, observe
+from snntorch_smixer.patching.observe import Observation, copied, given_in, observe
 from snntorch_smixer.patching.outputs import shapes_of
 from snntorch_smixer.patching.places import read_by_place, special_tokens, unknown_tokens
 from snntorch_smixer.patching.probe import Subject
@@ -263,7 +263,7 @@ def _survey(model: nn.Module, path: str, sites: Sites, seen: Observation | None)
     rank = None if call is None or call.x is None else call.x.dim()
     block = model.get_submodule(path)
     fixed = sites.tokens if any(hasattr(m, "linear_mix") for m in block.modules()) else None
-    return survey(block, tokens=fixed, rank=rank)
+    return survey(block, tokens=fixed, rank=rank, given=None if seen is None else given_in(seen, path))
 
 
 def _sizes(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from snntorch_smixer.families import Sites
 from snntorch_smixer.patching.behaviour import is_neuron
-from snntorch_smixer.patching.observe import Call, Observation
-from snntorch_smixer.patching.survey import attention_paths, survey
+from snntorch_smixer.patching.observe import Call, Observation, given_in
+from snntorch_smixer.patching.survey import Survey, attention_paths, survey
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def find_sites(model: nn.Module, seen: Observation) -> Subject | None:
     stem_paths = {path for number, path in seen.spatial if number < start}
     loops = sum(call.path == blocks[0] for call in seen.calls) > 1
     spatial = any(number >= start and not (loops and path in stem_paths) for number, path in seen.spatial)
-    whole = survey(model.get_submodule(blocks[0]), rank=None if first is None or first.x is None else first.x.dim())
+    whole = _surveyed(model, blocks[0], first, seen)
     stem = None if whole.residual or first is None else _stem(first, seen)
     return Subject("probe", Sites(blocks, keeps_grid=spatial), stem=stem)
 
@@ -78,8 +78,12 @@ def _block(model: nn.Module, path: str, seen: Observation) -> str:
     call = seen.first_call(path)
     if call is None or not call.parent:
         return path
-    inside = survey(model.get_submodule(path), rank=None if call.x is None else call.x.dim())
-    return path if inside.residual else call.parent
+    return path if _surveyed(model, path, call, seen).residual else call.parent
+
+
+def _surveyed(model: nn.Module, path: str, call: Call | None, seen: Observation) -> Survey:
+    rank = None if call is None or call.x is None else call.x.dim()
+    return survey(model.get_submodule(path), rank=rank, given=given_in(seen, path))
 
 
 def _stem(first: Call, seen: Observation) -> tuple[str, str] | None:

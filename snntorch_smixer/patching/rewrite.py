@@ -32,6 +32,7 @@ def rewrite(module: nn.Module, graph: fx.Graph, attention: Attention, fused: Fus
         keep_value_rows(graph, fused)
     put_mixer(graph, attention, {}, fused)
     erase_unused(graph)
+    _pass_states_by(graph)
     before = sum(p.numel() for p in module.parameters())
     return Swap(
         kind=attention.kind,
@@ -109,6 +110,19 @@ def _restore_shape(graph: fx.Graph) -> bool:
         same = graph.call_function(torch.reshape, (out, graph.call_function(getattr, (x, "shape"))))
     end.replace_input_with(out, same)
     return True
+
+
+def _pass_states_by(graph: fx.Graph) -> None:
+    """Give membranes of Q and K back as they came, where nothing reads their spikes any more: they need not run."""
+    for node in reversed(list(graph.nodes)):
+        parts = list(node.users)
+        takes = [a for a in node.args if isinstance(a, fx.Node)]
+        if node.op != "call_module" or len(takes) != 2 or not parts or node.kwargs:
+            continue
+        if all(operation(part) == "getitem" and part.args[1] == 1 for part in parts):
+            for part in parts:
+                part.replace_all_uses_with(takes[1])
+    erase_unused(graph)
 
 
 def erase_unused(graph: fx.Graph) -> None:

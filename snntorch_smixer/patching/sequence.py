@@ -21,6 +21,7 @@ class Loop:
         counter: dotted attribute that its own loop runs to, "" where there is none.
         first_axis: True where its own loop runs over the first axis of its input.
         passed: blocks that may be passed over while the stem is looked at: each gives what it takes.
+        carries: True where a caller's loop takes membranes from one call and passes them to the next.
     """
 
     blocks: tuple[str, ...]
@@ -28,6 +29,7 @@ class Loop:
     counter: str = ""
     first_axis: bool = False
     passed: tuple[str, ...] = ()
+    carries: bool = False
 
     def cannot_drop(self) -> str:
         """Why no step can be left out, "" where it can."""

@@ -197,7 +197,7 @@ class SwappedAttention(InPlaceOf):
             owner: nn.Module = self
             *parents, name = path.split(".")
             for parent in parents:
-                if not hasattr(owner, parent):
+                if parent not in owner._modules:
                     owner.add_module(parent, nn.Module())
                 owner = getattr(owner, parent)
             setattr(owner, name, child)
@@ -236,14 +236,16 @@ class SwappedAttention(InPlaceOf):
                 )
 
     def __getattr__(self, name: str) -> Any:
-        # Plain attributes of the original, num_heads or scale, which the code around it may read.
+        # Plain attributes of the original, num_heads or scale, and its neurons, which the code around it may read: the
+        # membranes of all of them are often made outside, neuron by neuron.
         try:
             return super().__getattr__(name)
         except AttributeError:
             removed = self.__dict__.get("removed")
-            if removed is None or name.startswith("__") or name not in vars(removed.module):
+            known = {} if removed is None else {**vars(removed.module), **removed.module._modules}
+            if name.startswith("__") or name not in known:
                 raise
-            return vars(removed.module)[name]
+            return known[name]
 
     def extra_repr(self) -> str:
         """What it replaced."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,9 @@ from snntorch_smixer.patching.observe import Observation, copied, first_tensor, 
 from snntorch_smixer.patching.prepare import prepare
 from snntorch_smixer.patching.products import Sizes
 from snntorch_smixer.patching.swap import Swap, matrices
-from snntorch_smixer.patching.trace import example_arguments
+from snntorch_smixer.patching.trace import carries_state, example_arguments, remember_given
+
+Given = Mapping[str, tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Survey:
         units: for blocks that keep the grid: what works on kept tokens alone, or on all with dropped ones masked.
         silenced: neurons within the masked ones, by dotted name within the block, with their layouts.
         spatial: True where something in it looks at neighbours.
-        remembers: True where two calls on the same stream differ, because neurons keep their membranes.
+        remembers: True where two calls on the same stream differ, because neurons keep their membranes, or where it
+            takes membranes and gives them back.
     """
 
     layout: str
@@ -76,18 +80,23 @@ class Survey:
     remembers: bool
 
 
-def survey(block: nn.Module, *, tokens: int | None = None, rank: int | None = None) -> Survey:
+def survey(
+    block: nn.Module, *, tokens: int | None = None, rank: int | None = None, given: Given | None = None
+) -> Survey:
     """Look at a block by running copies of it on fabricated tokens; the block is not touched.
 
     Args:
         block: takes the stream as its first argument and gives it back as its first result.
         tokens: N where the block takes no other.
         rank: number of axes of its input, where it is known.
+        given: by dotted name within the block, all arguments that it and its parts were given in a run.
 
     Raises:
         FamilyError: no layout and width fits.
     """
     twin, furthest, reason = copied(block), -1, ""
+    for path, (args, kwargs) in (given or {}).items():
+        remember_given(twin.get_submodule(path), args, kwargs)
     for layout, channels, square in _candidates(twin, rank):
         x, sizes = fabricate(twin, layout, channels, tokens=tokens, square=square)
         seen = Observation()
@@ -177,7 +186,7 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
         units=units,
         silenced=silenced,
         spatial=bool(seen.spatial),
-        remembers=_remembers(block, x),
+        remembers=_remembers(block, x) or carries_state(block, seen.out),
     )
 
 

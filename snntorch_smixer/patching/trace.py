@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from snntorch_smixer.errors import FamilyError
+from snntorch_smixer.patching import written_out
 
 _ALONE = threading.Lock()
 """Held while a forward is followed: torch.fx patches classes of torch for all threads."""
@@ -45,9 +46,13 @@ def trace(module: nn.Module, inputs: Mapping[str, Any]) -> fx.Graph:
     Raises:
         FamilyError: the forward does what no graph can hold, or fails on these inputs.
     """
+    before = set(vars(module))
     try:
         with _ALONE, torch.no_grad(), _patched(), _followed_numbers(module):
-            return _Tracer(dict(inputs)).trace(module)
+            graph = _Tracer(dict(inputs)).trace(module)
+        _refuse_stored(module)
+        _name_constants(graph, module, before)
+        return graph
     except FamilyError:
         raise
     except Exception as error:
@@ -63,13 +68,84 @@ def trace(module: nn.Module, inputs: Mapping[str, Any]) -> fx.Graph:
         ) from error
 
 
+def _refuse_stored(module: nn.Module) -> None:
+    """Raise where the forward left something in its module, as a membrane: no graph would keep it."""
+    for path, part in module.named_modules():
+        held = {**vars(part), **part._buffers}
+        name = next((name for name, value in held.items() if isinstance(value, fx.Proxy)), "")
+        if name:
+            raise FamilyError(
+                f"wrap: the forward of {type(module).__name__} stores its {'.'.join(filter(None, (path, name)))} from "
+                "call to call, which no graph can hold. Let a neuron hold it (init_hidden=True), or pass it as an "
+                "argument and return it; pass swap=False to keep its attention."
+            )
+
+
+def _name_constants(graph: fx.Graph, module: nn.Module, before: set[str]) -> None:
+    """Tensors that the forward made of nothing, as empty membranes, become children without parameters."""
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr" and name.startswith("_tensor_constant") and name not in before:
+            child = name + CALL
+            if not hasattr(module, child):
+                module.add_module(child, Constant(node.meta[VALUE]))
+            node.op, node.target = "call_module", child
+
+
 def example_arguments(module: nn.Module, x: torch.Tensor) -> dict[str, Any]:
-    """``x`` as the first parameter of ``module.forward``, None for further parameters without a default."""
+    """``x`` as the first parameter of ``module.forward``, and further ones as the module was `given` them.
+
+    Without that None, for parameters without a default.
+    """
     parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind not in _VARIADIC]
     if not parameters:
         raise FamilyError(f"wrap: the forward of {type(module).__name__} takes no input.")
     required = {p.name: None for p in parameters[1:] if p.default is inspect.Parameter.empty}
-    return {parameters[0].name: x, **required}
+    shape, others = vars(module).get(_GIVEN, ((), {}))
+    others = {name: map_tensors(value, lambda t: _like(t, x, shape)) for name, value in others.items()}
+    return {parameters[0].name: x, **required, **others}
+
+
+_GIVEN = "_given_arguments"
+
+
+def remember_given(module: nn.Module, args: Any, kwargs: Any) -> None:
+    """Note on ``module``, a copy, what else than its first argument it was given: membranes, for `example_arguments`.
+
+    Only what holds tensors is noted; all else keeps its default.
+    """
+    parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind not in _VARIADIC]
+    named = {**dict(zip((p.name for p in parameters), args, strict=False)), **kwargs}
+    x = named.pop(parameters[0].name, None) if parameters else None
+    others = {name: value for name, value in named.items() if holds_tensors(value)}
+    if others and torch.is_tensor(x):
+        vars(module)[_GIVEN] = (tuple(x.shape), others)
+
+
+def carries_state(module: nn.Module, out: Any) -> bool:
+    """True where ``module`` was `given` tensors besides its first, as membranes, and ``out`` gives some back."""
+    return _GIVEN in vars(module) and isinstance(out, (tuple, list)) and any(map(holds_tensors, out[1:]))
+
+
+def holds_tensors(value: Any) -> bool:
+    """True for a tensor, and for lists, tuples and dictionaries with one."""
+    if isinstance(value, Mapping):
+        return any(map(holds_tensors, value.values()))
+    return any(map(holds_tensors, value)) if isinstance(value, (list, tuple)) else torch.is_tensor(value)
+
+
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """``value`` with every tensor in its lists, tuples and dictionaries changed."""
+    if isinstance(value, Mapping):
+        return {key: map_tensors(one, change) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([map_tensors(one, change) for one in value])
+    return change(value) if torch.is_tensor(value) else value
+
+
+def _like(given: torch.Tensor, x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """A membrane of the stream in the shape of ``x``, all else as it was."""
+    return torch.zeros_like(x) if tuple(given.shape) == shape else given.detach().clone()
 
 
 def frozen_arguments(module: nn.Module) -> dict[str, Any]:
@@ -78,7 +154,8 @@ def frozen_arguments(module: nn.Module) -> dict[str, Any]:
     code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
     read = set() if code is None else {i.argval for i in dis.get_instructions(code) if i.opname.startswith("LOAD_")}
     values = {p.name: None if p.default is inspect.Parameter.empty else p.default for p in parameters[1:]}
-    return {name: value for name, value in values.items() if name in read}
+    followed = vars(module).get(_GIVEN, ((), {}))[1]
+    return {name: value for name, value in values.items() if name in read and name not in followed}
 
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -100,6 +177,20 @@ class FunctionCall(nn.Module):
         return self.function.__name__
 
 
+class Constant(nn.Module):
+    """Gives a tensor that a forward made of nothing; no parameters."""
+
+    value: torch.Tensor
+
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.detach().clone(), persistent=False)
+
+    def forward(self) -> torch.Tensor:
+        """The tensor."""
+        return self.value
+
+
 class _Tracer(fx.Tracer):
     """Runs every node when it is made, so that shapes and branches are known and children stay opaque."""
 
@@ -118,7 +209,7 @@ class _Tracer(fx.Tracer):
             proxy = self.create_proxy("placeholder", name, default, {})
             value = self.inputs.get(parameter.name, *default[:1])
             if parameter.kind not in _VARIADIC:
-                args.append(proxy if isinstance(value, torch.Tensor) else value)
+                args.append(proxy if holds_tensors(value) else value)
         return root_fn, args
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
@@ -128,20 +219,36 @@ class _Tracer(fx.Tracer):
         elsewhere = threading.get_ident() != self.thread  # another model runs there meanwhile
         if elsewhere or self.running or self._is_product(m, args):
             return forward(*args, **kwargs)
+        if isinstance(m, nn.MultiheadAttention):
+            return written_out.multihead(m, *args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     @staticmethod
     def _is_product(m: nn.Module, args: Any) -> bool:
-        """True for a module that only combines activations: its products are looked at, not hidden."""
+        """True for a module that only combines activations: its products are looked at, not hidden.
+
+        A neuron that takes its membrane too has a decay or a threshold among its buffers.
+        """
         activations = [a for a in args if isinstance(a, fx.Proxy) and torch.is_tensor(a.node.meta[VALUE])]
-        return len(activations) > 1 and not any(True for _ in m.parameters())
+        return len(activations) > 1 and not any(True for _ in itertools.chain(m.parameters(), m.buffers()))
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if self.running or threading.get_ident() != self.thread:
+        if self.running or threading.get_ident() != self.thread or self._is_state(attr_val):
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
+    def _is_state(self, value: Any) -> bool:
+        """True for a membrane: a buffer that is not saved, which a neuron sets anew."""
+        if self._states is None:
+            owners = list(self.root.modules())
+            self._states = {id(o._buffers[name]) for o in owners for name in o._non_persistent_buffers_set}
+        return isinstance(value, torch.Tensor) and id(value) in self._states
+
+    _states: set[int] | None = None
+
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
+        if target is torch.nn.functional.scaled_dot_product_attention:
+            return written_out.dot_product(*args, **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         proxy.node.meta[VALUE] = self._run(proxy.node)
         return proxy
