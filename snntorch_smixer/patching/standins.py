@@ -198,7 +198,7 @@ class SwappedAttention(InPlaceOf):
             *parents, name = path.split(".")
             for parent in parents:
                 if parent not in owner._modules:
-                    owner.add_module(parent, nn.Module())
+                    owner._modules[parent] = nn.Module()
                 owner = getattr(owner, parent)
             setattr(owner, name, child)
         self._given = {path: child for path, child in children.items() if isinstance(child, nn.Module)}
@@ -242,7 +242,7 @@ class SwappedAttention(InPlaceOf):
             return super().__getattr__(name)
         except AttributeError:
             removed = self.__dict__.get("removed")
-            known = {} if removed is None else {**vars(removed.module), **removed.module._modules}
+            known = {} if removed is None else {**vars(removed.module), **_without_weights(removed.module)}
             if name.startswith("__") or name not in known:
                 raise
             return known[name]
@@ -250,6 +250,12 @@ class SwappedAttention(InPlaceOf):
     def extra_repr(self) -> str:
         """What it replaced."""
         return f"in place of {type(self.removed.module).__name__}"
+
+
+def _without_weights(module: nn.Module) -> dict[str, nn.Module]:
+    """Children such as neurons."""
+    children = module._modules.items()
+    return {name: child for name, child in children if child and not any(p.dim() > 1 for p in child.parameters())}
 
 
 def _equal(a: Any, b: Any) -> bool:
