@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -24,8 +25,10 @@ from snntorch_smixer.patching.trace import VALUE
 
 def find_attention(
     graph: fx.Graph, sizes: Sizes, module: nn.Module, heads: int | None = None
-) -> tuple[Attention | None, str]:
-    """The attention in ``graph`` or None, and why other chained products in it are none.
+) -> tuple[tuple[Attention, ...], str]:
+    """The attention in ``graph``, and why other chained products in it are none.
+
+    Usually one, or none; T where the forward loops over its steps and attends in each.
 
     Args:
         graph: from `trace`.
@@ -39,20 +42,19 @@ def find_attention(
     """
     judged = [(pair, why_none(pair, sizes, module)) for pair in pairs(graph)]
     found = [pair for pair, reason in judged if not reason]
-    if sizes.t is not None and found and len(found) % sizes.t == 0:
-        raise FamilyError(
-            "wrap: it loops over its time steps and attends in each, which is not followed yet. Give all steps to one "
-            "product, or pass swap=False."
-        )
-    if len(found) > 1:
+    loops = sizes.t is not None and len(found) == sizes.t
+    if len(found) > 1 and not loops:
         raise FamilyError(f"wrap: found {len(found)} attentions in one forward, expected one. Pass swap=False.")
     used = [node for pair in found for node in (pair.first, pair.second)]
     others = [reason for pair, reason in judged if reason and not {pair.first, pair.second} & set(used)]
     other = "; ".join(dict.fromkeys(others))
     if not found:
-        return (None if judged else _linear(graph, sizes, heads or 1)), other
-    refuse_masks(found[0], sizes)
-    return describe(found[0], sizes), other
+        linear = None if judged else _linear(graph, sizes, heads or 1)
+        return (() if linear is None else (linear,)), other
+    sizes = replace(sizes, t=None) if loops else sizes
+    for pair in found:
+        refuse_masks(pair, sizes)
+    return tuple(replace(describe(pair, sizes), loops=loops) for pair in found), other
 
 
 def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:

@@ -25,17 +25,18 @@ def fabricate(
     tokens: int | None = None,
     square: bool = False,
     free_steps: bool = False,
+    steps: int | None = None,
 ) -> tuple[Tensor, Sizes]:
     """An input of ``module`` whose axes all have different sizes, none of them a width of the module.
 
-    T is the one that the module stores, unless ``free_steps``.
+    T is ``steps``, else the one that the module stores, unless ``free_steps``.
     """
     taken = {size for p in module.parameters() for size in p.shape} | {channels}
     taken |= {size // k for size in taken for k in (2, 3)}
     counts = {v for m in module.modules() for v in vars(m).values() if type(v) is int and v > 0}
     stored = {v for m in module.modules() for n in STORED_STEPS if type(v := getattr(m, n, None)) is int}
-    counts -= stored if free_steps else set()
-    stored -= stored if free_steps else set()
+    counts -= stored if free_steps or steps is not None else set()
+    stored = {steps} if steps is not None else set() if free_steps else stored
     taken |= counts | {channels // count for count in counts}
     edges = (4, 6, 10, 14, 22, 26, 34)
     sides = [(edge, edge) for edge in edges] if square else list(itertools.permutations(edges, 2))

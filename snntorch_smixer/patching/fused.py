@@ -54,7 +54,8 @@ def find_fused(attention: Attention, sizes: Sizes, module: nn.Module) -> Fused |
         raise FamilyError("its value is a mixture of channels")
     used = path[: path.index(end) + 1]
     names = [str(node.target) for node in used if node.op == "call_module"]
-    names += [str(other.target) for node in used for other in node.all_input_nodes if other.op == "get_attr"]
+    held = [other for node in used for other in node.all_input_nodes if other.op == "get_attr"]
+    names += [str(other.target) for other in held if width in other.meta[VALUE].shape[:1]]
     return Fused({name: _value_name(name, module) for name in names}, rows, width, layout, end, used)
 
 
@@ -131,10 +132,10 @@ def keep_value_rows(graph: fx.Graph, fused: Fused) -> None:
     axis = groups.index(("c",))
     for node in fused.path:
         if node.op == "call_module":
-            node.target = fused.targets[str(node.target)]
+            node.target = fused.targets.get(str(node.target), node.target)
         for other in node.all_input_nodes:
             if other.op == "get_attr":
-                other.target = fused.targets[str(other.target)]
+                other.target = fused.targets.get(str(other.target), other.target)
         for user in [u for u in node.users if operation(u) in ("getattr", "size") and u.args[1:2] != ("ndim",)]:
             outside = [u for u in user.users if not _feeds(u, fused.path)]
             if not torch.is_tensor(node.meta[VALUE]) or not outside:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -52,24 +52,26 @@ def prepare(module: nn.Module, x: Tensor, sizes: Sizes, layout: str) -> tuple[Sw
     taken = [name for name in RESERVED if hasattr(module, name)]
     if taken:
         raise FamilyError(f"wrap: an attention has {taken[0]!r} already, which its swap needs. Rename it.")
-    graph, attention, functions, other = found
+    graph, attentions, functions, other = found
     fresh = partial(with_steps, module, sizes.t, functions)
     name = next(iter(example_arguments(module, x)))
-    value_layout, out_layout = checked_axes(fresh, attention, x, layout=layout, name=name, sizes=sizes)
-    attention = replace(attention, value_layout=value_layout, out_layout=out_layout)
+    value_layout, out_layout = checked_axes(fresh, attentions[0], x, layout=layout, name=name, sizes=sizes)
+    attentions = tuple(replace(one, value_layout=value_layout, out_layout=out_layout) for one in attentions)
+    attention = attentions[0]
     if attention.stride > 1 and not follows_tokens(fresh, attention, x, layout=layout, name=name, sizes=sizes):
         return None, "its products sum over no axis of its tokens, as with weights made from data"
     height = _spike_height(module, attention.value)
-    fused, kept_whole = _sliced_value(attention, sizes, module, fresh)
-    swap = rewrite(module, graph, attention, fused, kept_whole)
+    cut, kept_whole = _sliced_value(attentions, sizes, module, fresh)
+    swap = rewrite(module, graph, attentions, cut, kept_whole)
     swap = replace(swap, functions=functions, frozen=frozen, height=height, resets=_resets_itself(fresh(), x))
+    swap = replace(swap, layout=layout)
     return _with_training(swap, module, x, sizes, layout), other
 
 
 def _traced(
     module: nn.Module, x: Tensor, sizes: Sizes, *, layout: str, training: bool = False
-) -> tuple[fx.Graph, Attention, dict[str, nn.Module], str] | str:
-    """Graph, attention, added children and what else is multiplied; that alone where nothing attends."""
+) -> tuple[fx.Graph, tuple[Attention, ...], dict[str, nn.Module], str] | str:
+    """Graph, attentions, added children and what else is multiplied; that alone where nothing attends."""
     twin = with_steps(module, sizes.t).train(training)
     heads = next((h for n in ("num_heads", "num_head", "heads") if type(h := getattr(module, n, None)) is int), None)
     graph = trace(twin, arguments := example_arguments(twin, x))
@@ -78,15 +80,15 @@ def _traced(
     functions = function_calls(graph, twin)
     check = partial(refuse_fixed, partial(with_steps, module, functions=functions), graph, x, sizes=sizes)
     try:
-        attention, other = find_attention(graph, sizes, twin, heads)
+        attentions, other = find_attention(graph, sizes, twin, heads)
     except FamilyError:
         check(layout=layout, name=name)
         raise
-    if attention is None:
+    if not attentions:
         return other
     if not training:
-        check(layout=layout, name=name)
-    return graph, attention, functions, other
+        check(layout=layout, name=name, loops=attentions[0].loops)
+    return graph, attentions, functions, other
 
 
 def _with_training(swap: Swap, module: nn.Module, x: Tensor, sizes: Sizes, layout: str) -> Swap:
@@ -94,9 +96,9 @@ def _with_training(swap: Swap, module: nn.Module, x: Tensor, sizes: Sizes, layou
     found = _traced(module, x, sizes, layout=layout, training=True)
     if isinstance(found, str):
         return swap
-    graph, attention, functions, _ = found
-    fused = find_fused(attention, sizes, module) if swap.fused is not None else None
-    other = rewrite(module, graph, attention, fused, swap.kept_whole)
+    graph, attentions, functions, _ = found
+    cut = [find_fused(one, _sizes_at(one, sizes), module) for one in attentions] if swap.fused is not None else []
+    other = rewrite(module, graph, attentions, [one for one in cut if one is not None], swap.kept_whole)
     if graph.python_code("self").src == swap.graph.python_code("self").src:
         return swap
     return replace(swap, train_graph=other.graph, functions={**swap.functions, **functions})
@@ -158,28 +160,35 @@ def _spike_height(module: nn.Module, value: fx.Node) -> float:
 
 def _resets_itself(twin: nn.Module, x: Tensor) -> bool:
     """True where two calls give the same although there are neurons with a state to reset (BrainCog)."""
-    if not any(callable(getattr(m, "reset", None)) for m in twin.modules()):
+    if not any(callable(getattr(m, name, None)) for m in twin.modules() for name in ("reset", "reset_mem")):
         return False
     with torch.no_grad():
         first, second = (first_tensor(twin(**example_arguments(twin, x))) for _ in range(2))
     return first is not None and second is not None and torch.equal(first, second)
 
 
+def _sizes_at(attention: Attention, sizes: Sizes) -> Sizes:
+    """Sizes of what an attention sees: one step where it is that of a loop."""
+    return replace(sizes, t=None) if attention.loops else sizes
+
+
 def _sliced_value(
-    attention: Attention, sizes: Sizes, module: nn.Module, fresh: Callable[[], nn.Module]
-) -> tuple[Fused | None, str]:
-    """The fused projection to slice, or why there is none although it is fused."""
+    attentions: Sequence[Attention], sizes: Sizes, module: nn.Module, fresh: Callable[[], nn.Module]
+) -> tuple[tuple[Fused, ...], str]:
+    """The fused projections to slice, or why there are none although it is fused."""
     try:
-        fused = find_fused(attention, sizes, module)
+        cut = [find_fused(one, _sizes_at(one, sizes), module) for one in attentions]
     except FamilyError as error:
-        return None, str(error)
-    if fused is None:
-        return None, ""
-    whole, places = copied_graph(attention.value.graph)
-    put_mixer(whole, attention, places)
+        return (), str(error)
+    fused = tuple(one for one in cut if one is not None)
+    if len(fused) < len(attentions):
+        return (), ""
+    whole, places = copied_graph(attentions[0].value.graph)
+    for one in attentions:
+        put_mixer(whole, one, places)
     erase_unused(whole)
-    if not only_products_read(attention, fused, whole, places):
-        return None, "more than the products read it"
-    if not still_gives_value(attention, fused, fresh()):
-        return None, "its forward counts on the channels of Q and K"
+    if not only_products_read(attentions, fused, whole, places):
+        return (), "more than the products read it"
+    if not still_gives_value(attentions[0], fused[0], fresh()):
+        return (), "its forward counts on the channels of Q and K"
     return fused, ""

@@ -60,6 +60,7 @@ class Attention:
         heads: h.
         channels: C_v, channels of V over all heads.
         stride: tokens of the input per token of V; above 1, ``W_M`` is not square.
+        loops: True where the forward loops over its steps, and this is the attention of one of them.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Attention:
     heads: int
     channels: int
     stride: int = 1
+    loops: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import fx, nn
@@ -14,23 +15,27 @@ from snntorch_smixer.patching.swap import MIXER, Swap, kept_parameters
 from snntorch_smixer.patching.trace import VALUE
 
 
-def rewrite(module: nn.Module, graph: fx.Graph, attention: Attention, fused: Fused | None, kept_whole: str) -> Swap:
+def rewrite(
+    module: nn.Module, graph: fx.Graph, attentions: Sequence[Attention], cut: Sequence[Fused], kept_whole: str
+) -> Swap:
     """The swap of ``module``, whose forward is ``graph``; ``graph`` becomes the new forward.
 
     Args:
         module: the attention in the model.
         graph: from `trace`, on a copy.
-        attention: found in ``graph``.
-        fused: the projection to slice, or None.
+        attentions: found in ``graph``: one, or one for each step of its loop.
+        cut: for each the projection to slice, or empty.
         kept_whole: why a fused projection is not sliced, or "".
     """
+    attention, fused = attentions[0], cut[0] if cut else None
     plain, _ = copied_graph(graph)
     reshapes = _restore_shape(plain)
-    tapped, factor = _tap(graph, attention), _factor(_scales(attention.out))
+    tapped, factor = _tap(graph, attentions), _factor(_scales(attention.out))
     _restore_shape(graph)
-    if fused is not None:
-        keep_value_rows(graph, fused)
-    put_mixer(graph, attention, {}, fused)
+    for one in cut:
+        keep_value_rows(graph, one)
+    for number, each in enumerate(attentions):
+        put_mixer(graph, each, {}, cut[number] if cut else None)
     erase_unused(graph)
     _pass_states_by(graph)
     before = sum(p.numel() for p in module.parameters())
@@ -50,6 +55,7 @@ def rewrite(module: nn.Module, graph: fx.Graph, attention: Attention, fused: Fus
         tapped=tapped,
         tap_layout=attention.value_layout,
         factor=factor,
+        loops=attention.loops,
     )
 
 
@@ -88,14 +94,18 @@ def copied_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     return twin, places
 
 
-def _tap(graph: fx.Graph, attention: Attention) -> fx.Graph:
+def _tap(graph: fx.Graph, attentions: Sequence[Attention]) -> fx.Graph:
     twin, places = copied_graph(graph)
-    value, out = places[attention.value], places[attention.out]
-    after = out.next
-    with twin.inserting_before(after):
-        tapped = twin.call_module(TAP, (value, out))
-    out.replace_all_uses_with(tapped, delete_user_cb=lambda user: user is not tapped)
+    for attention in attentions:
+        value, out = places[attention.value], places[attention.out]
+        with twin.inserting_before(out.next):
+            tapped = twin.call_module(TAP, (value, out))
+        out.replace_all_uses_with(tapped, delete_user_cb=partial(_is_not, tapped))
     return twin
+
+
+def _is_not(one: fx.Node, other: fx.Node) -> bool:
+    return one is not other
 
 
 def _restore_shape(graph: fx.Graph) -> bool:

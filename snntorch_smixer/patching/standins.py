@@ -217,8 +217,9 @@ class SwappedAttention(InPlaceOf):
             return tap.program(self.removed.module, *args, **kwargs)
         if self.resets:
             for module in self.removed.module.modules():  # it knows its neurons, which are shared
-                if callable(getattr(module, "reset", None)):
-                    module.reset()  # type: ignore[operator]
+                names = (name for name in ("reset", "reset_mem") if callable(getattr(module, name, None)))
+                if name := next(names, ""):
+                    getattr(module, name)()
         return self.programs[self.training](self, *args, **kwargs)
 
     def replaced(self) -> str:
@@ -255,7 +256,7 @@ class SwappedAttention(InPlaceOf):
 def _without_weights(module: nn.Module) -> dict[str, nn.Module]:
     """Children such as neurons."""
     children = module._modules.items()
-    return {name: child for name, child in children if child and not any(p.dim() > 1 for p in child.parameters())}
+    return {name: child for name, child in children if child is not None and not any(p.dim() > 1 for p in child.parameters())}
 
 
 def _equal(a: Any, b: Any) -> bool:

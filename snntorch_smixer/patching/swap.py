@@ -14,7 +14,8 @@ from snntorch_smixer.patching.fused import Fused, Slice, sliced
 from snntorch_smixer.patching.modules import Current, TokenMixing, token_matrix
 from snntorch_smixer.patching.program import Program
 from snntorch_smixer.patching.standins import Removed, ResettingAttention, SwappedAttention, Tap
-from snntorch_smixer.patching.trace import CALL
+from snntorch_smixer.patching.trace import CALL, given_to
+from snntorch_smixer.patching.unrolled import Unrolled
 
 MIXER = "mixer"
 """Name of the new child: ``attn.mixer.w_m.weight`` is the only new key of a state dict."""
@@ -45,6 +46,8 @@ class Swap:
         factor: numbers behind the product that ``W_M`` takes over.
         frozen: arguments that the new forward holds at the values of the trace.
         height: what one spike of V counts; 1 unless an integer neuron divides its levels.
+        loops: True where the forwards hold for the steps of the trace alone, because they loop over them.
+        layout: of the input.
     """
 
     kind: str
@@ -67,6 +70,8 @@ class Swap:
     factor: float = 1.0
     frozen: Mapping[str, Any] = field(default_factory=dict)
     height: float = 1.0
+    loops: bool = False
+    layout: str = ""
 
     def new_name(self, path: str) -> str | None:
         """Name of a child after the swap, None where it is gone."""
@@ -168,6 +173,8 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
     parts |= swap.functions
     evaluation = Program(swap.graph)
     programs = (evaluation, evaluation if swap.train_graph is None else Program(swap.train_graph))
+    if swap.loops:
+        programs = Unrolled(swap.layout, given_to(module)).pair()
     kind = ResettingAttention if callable(getattr(module, "reset", None)) else SwappedAttention
     if swap.kind == "as_is":
         return kind(programs, parts, Removed(module), resets=swap.resets, frozen=swap.frozen)

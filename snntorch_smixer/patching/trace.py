@@ -101,7 +101,7 @@ def example_arguments(module: nn.Module, x: torch.Tensor) -> dict[str, Any]:
     if not parameters:
         raise FamilyError(f"wrap: the forward of {type(module).__name__} takes no input.")
     required = {p.name: None for p in parameters[1:] if p.default is inspect.Parameter.empty}
-    shape, others = vars(module).get(_GIVEN, ((), {}))
+    shape, others = given_to(module)
     others = {name: map_tensors(value, lambda t: _like(t, x, shape)) for name, value in others.items()}
     return {parameters[0].name: x, **required, **others}
 
@@ -120,6 +120,20 @@ def remember_given(module: nn.Module, args: Any, kwargs: Any) -> None:
     others = {name: value for name, value in named.items() if holds_tensors(value)}
     if others and torch.is_tensor(x):
         vars(module)[_GIVEN] = (tuple(x.shape), others)
+
+
+Given = tuple[tuple[int, ...], dict[str, Any]]
+"""Shape of the first argument, and further arguments that hold tensors."""
+
+
+def given_to(module: nn.Module) -> Given:
+    """What `remember_given` noted."""
+    return vars(module).get(_GIVEN, ((), {}))
+
+
+def remember(module: nn.Module, given: Given) -> None:
+    """Note again what `given_to` read from another copy."""
+    vars(module)[_GIVEN] = given
 
 
 def carries_state(module: nn.Module, out: Any) -> bool:
@@ -154,7 +168,7 @@ def frozen_arguments(module: nn.Module) -> dict[str, Any]:
     code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
     read = set() if code is None else {i.argval for i in dis.get_instructions(code) if i.opname.startswith("LOAD_")}
     values = {p.name: None if p.default is inspect.Parameter.empty else p.default for p in parameters[1:]}
-    followed = vars(module).get(_GIVEN, ((), {}))[1]
+    followed = given_to(module)[1]
     return {name: value for name, value in values.items() if name in read and name not in followed}
 
 
@@ -199,6 +213,13 @@ class _Tracer(fx.Tracer):
         super().__init__(autowrap_functions=wrapped)
         self.inputs, self.running, self.thread = inputs, False, threading.get_ident()
         self.proxy_buffer_attributes = True
+        self._states, self._at_start = set(), set()
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        for owner in root.modules():
+            self._at_start |= {id(value) for value in (*owner._buffers.values(), *vars(owner).values())}
+            self._states |= {id(owner._buffers[name]) for name in owner._non_persistent_buffers_set}
+        return super().trace(root, concrete_args)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:  # noqa: ARG002
         args: list[Any] = [self.root]
@@ -239,12 +260,7 @@ class _Tracer(fx.Tracer):
 
     def _is_state(self, value: Any) -> bool:
         """True for a membrane: a buffer that is not saved, which a neuron sets anew."""
-        if self._states is None:
-            owners = list(self.root.modules())
-            self._states = {id(o._buffers[name]) for o in owners for name in o._non_persistent_buffers_set}
         return isinstance(value, torch.Tensor) and id(value) in self._states
-
-    _states: set[int] | None = None
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
         if target is torch.nn.functional.scaled_dot_product_attention:
@@ -253,14 +269,26 @@ class _Tracer(fx.Tracer):
         proxy.node.meta[VALUE] = self._run(proxy.node)
         return proxy
 
+    def create_arg(self, a: Any) -> Any:
+        # What a reset in the forward made is where each call starts, no membrane of the call before.
+        if isinstance(a, torch.Tensor) and not isinstance(a, nn.Parameter) and id(a) not in self._at_start:
+            a = a.clone()
+        return super().create_arg(a)
+
+    def create_node(self, kind: str, target: Any, *rest: Any, **named: Any) -> fx.Node:
+        node = super().create_node(kind, target, *rest, **named)
+        if kind == "get_attr":  # a tensor that the forward made has no proxy
+            node.meta[VALUE] = self._run(node)
+        return node
+
     def _run(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.inputs.get(str(node.target).strip("*"), node.args[0] if node.args else None)
-        self.running = True
+        before, self.running = self.running, True
         try:
             return run_node(self.root, node, lambda other: other.meta[VALUE])
         finally:
-            self.running = False
+            self.running = before
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Sized(node, self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching.fused import Fused, sliced
 from snntorch_smixer.patching.observe import first_tensor
-from snntorch_smixer.patching.products import Attention, Sizes, is_activation
+from snntorch_smixer.patching.products import Attention, Sizes, is_activation, operation
 from snntorch_smixer.patching.swap import MIXER
 from snntorch_smixer.patching.trace import FIXED, VALUE, example_arguments, run_node
 
@@ -34,7 +34,14 @@ def evaluate(twin: nn.Module, node: fx.Node, inputs: Mapping[str, Any]) -> Any:
 
 
 def refuse_fixed(
-    fresh: Callable[[int | None], nn.Module], graph: fx.Graph, x: Tensor, *, layout: str, name: str, sizes: Sizes
+    fresh: Callable[[int | None], nn.Module],
+    graph: fx.Graph,
+    x: Tensor,
+    *,
+    layout: str,
+    name: str,
+    sizes: Sizes,
+    loops: bool = False,
 ) -> None:
     """Raise `FamilyError` where plain Python took a size, and the graph is wrong for other steps, samples or tokens.
 
@@ -45,13 +52,14 @@ def refuse_fixed(
         layout: of ``x``.
         name: of the parameter that takes ``x``.
         sizes: of ``x``.
+        loops: it loops over its steps, so there is a graph for each number of them.
     """
     fixed = [node for node in graph.nodes if FIXED in node.meta]
     if not fixed:
         return
     tokens = Layout(layout).to_tokens(x, {"t": sizes.t or 1})
     fewer = {"tokens": tokens[:, :, : (sizes.y - 1) * sizes.x], "samples": tokens[:, :2]}
-    fewer |= {} if sizes.t is None else {"time steps": tokens[:1]}
+    fewer |= {} if sizes.t is None or loops else {"time steps": tokens[:1]}
     for what, part in fewer.items():
         grid = {"y": sizes.y - (what == "tokens"), "x": sizes.x}
         inputs = {name: Layout(layout).from_tokens(part, grid)}
@@ -97,8 +105,8 @@ def checked_axes(
         FamilyError: V of one sample depends on another, so no order holds.
     """
     tokens = Layout(layout).to_tokens(x, {"t": sizes.t or 1})
-    probes = []
-    for axis, place in (("b", 1), ("t", (sizes.t or 1) - 1)):
+    probes, steps = [], 1 if attention.loops else sizes.t or 1
+    for axis, place in (("b", 1), *([] if attention.loops else [("t", steps - 1)])):
         changed = tokens.clone()
         part = changed[:, place] if axis == "b" else changed[place]
         part.copy_(torch.rand_like(part) * 4)
@@ -106,7 +114,7 @@ def checked_axes(
         value = evaluate(fresh(), attention.value, {name: Layout(layout).from_tokens(changed, grid)})
         probes.append((axis, place, value))
     before = attention.value.meta[VALUE]
-    known = {"t": sizes.t or 1, "b": sizes.b, "g": attention.heads}
+    known = {"t": steps, "b": sizes.b, "g": attention.heads}
     for value_layout, out_layout in _orders(attention):
         read = Layout(value_layout)
         if all(_only_at(read, before, value, known, axis, place) for axis, place, value in probes):
@@ -144,24 +152,29 @@ def _only_at(layout: Layout, before: Tensor, after: Tensor, known: dict[str, int
     return not bool(places[torch.arange(len(places)) != place].any())
 
 
-def only_products_read(attention: Attention, fused: Fused, whole: fx.Graph, places: Mapping[fx.Node, fx.Node]) -> bool:
-    """True when nothing but the way to V reads a fused projection, in the new forward that keeps it whole.
+def only_products_read(
+    attentions: Sequence[Attention], cut: Sequence[Fused], whole: fx.Graph, places: Mapping[fx.Node, fx.Node]
+) -> bool:
+    """True when nothing but the ways to V reads fused projections, in the new forward that keeps them whole.
 
     Args:
-        attention: in the traced graph.
-        fused: in the traced graph.
+        attentions: in the traced graph: one, or one for each step of its loop.
+        cut: in the traced graph, for each of them.
         whole: the new forward, unused nodes erased.
         places: nodes of the traced graph to those of ``whole``.
     """
-    path = [places[node] for node in attention_path(attention, fused)]
-    alive = set(whole.nodes)
-    for node in path:
-        for user in node.users:
-            if user.op == "output":
-                return False
-            if user in alive and user not in path and user.target != MIXER and _holds_data(user.meta.get(VALUE)):
-                return False
-    return True
+    ways = [attention_path(*one) for one in zip(attentions, cut, strict=True)]
+    path, alive = {places[node] for way in ways for node in way}, set(whole.nodes)
+    return all(_stays_inside(user, path, alive) for node in path for user in node.users)
+
+
+def _stays_inside(user: fx.Node, path: set[fx.Node], alive: set[fx.Node]) -> bool:
+    """True for a reader on a way to V, and for the membrane that one step of a loop leaves to the next."""
+    if user in path or user not in alive or user.target == MIXER:
+        return True
+    if user.op == "output" or not _holds_data(user.meta.get(VALUE)):
+        return user.op != "output"
+    return operation(user) == "getitem" and all(other in path for other in user.users)
 
 
 def _holds_data(value: Any) -> bool:
