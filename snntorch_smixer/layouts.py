@@ -1,7 +1,8 @@
 """Layout strings of foreign models, and their conversion to tokens ``(T, B, N, C)`` and back.
 
 A layout names the axes of a tensor: ``t`` steps, ``b`` samples, ``n`` tokens or ``y x`` rows and columns of the token
-grid, ``c`` channels or ``g d`` heads and channels of a head. Parentheses merge axes, slowest first: "(t b) c n".
+grid, ``c`` channels or ``g d`` heads and channels of a head; ``w`` windows, which count as samples. Parentheses merge
+axes, slowest first: "(t b) c n".
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def parse_layout(layout: str) -> Groups:
     groups = tuple(tuple(group.strip("()").split()) for group in re.findall(r"\([^()]*\)|[^\s()]+", layout))
     letters = [letter for group in groups for letter in group]
     token, channel = {"n"} & set(letters) or {"y", "x"}, {"c"} & set(letters) or {"g", "d"} & set(letters)
-    if sorted(letters) != sorted({"b"} | ({"t"} & set(letters)) | token | channel) or not channel:
+    if sorted(letters) != sorted({"b"} | ({"t", "w"} & set(letters)) | token | channel) or not channel:
         raise LayoutError(
             f"layout {layout!r} is not understood. Expected t, b, n or y x, c or g d, each once, merged in parentheses."
         )
@@ -72,6 +73,8 @@ class Layout:
         x = x.permute([self.letters.index(letter) for letter in self._canonical])
         if "t" not in self:
             x = x.unsqueeze(0)
+        if "w" in self:
+            x = x.flatten(1, 2)
         if "n" not in self:
             x = x.flatten(2, 3)
         return x if "c" in self or "g" not in self else x.flatten(3, 4)
@@ -82,7 +85,7 @@ class Layout:
         Args:
             x: tokens.
             sizes: "y" for rows of the grid; without it, or where ``y`` does not divide N, the tokens become one
-                column, ``y = N`` and ``x = 1``. "g" for heads.
+                column, ``y = N`` and ``x = 1``. "g" for heads, "w" for windows.
         """
         if "g" in self:
             x = x.unflatten(3, (sizes["g"], -1))
@@ -90,6 +93,8 @@ class Layout:
             tokens, width = x.shape[2], sizes.get("x", 1)
             fits = tokens == sizes.get("y", 0) * width
             x = x.unflatten(2, (sizes["y"], width) if fits else (tokens, 1))
+        if "w" in self:
+            x = x.unflatten(1, (-1, sizes["w"]))
         if "t" not in self:
             x = x.squeeze(0)
         x = x.permute([self._canonical.index(letter) for letter in self.letters])
@@ -100,4 +105,4 @@ class Layout:
 
     @property
     def _canonical(self) -> tuple[str, ...]:
-        return tuple(letter for letter in ("t", "b", "n", "y", "x", "c", "g", "d") if letter in self.letters)
+        return tuple(letter for letter in ("t", "b", "w", "n", "y", "x", "c", "g", "d") if letter in self.letters)

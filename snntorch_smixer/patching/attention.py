@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,15 +10,17 @@ from typing import Any
 from torch import fx, nn
 
 from snntorch_smixer.errors import FamilyError
-from snntorch_smixer.patching.judge import refuse_masks, why_none
+from snntorch_smixer.patching.judge import has_softmax, is_masked_causally, what_attends, why_none
 from snntorch_smixer.patching.products import (
     INDEXING,
     Attention,
+    Pair,
     Sizes,
     describe,
     is_activation,
     operation,
     pairs,
+    roles,
     sized_layout,
 )
 from snntorch_smixer.patching.trace import VALUE
@@ -52,9 +55,19 @@ def find_attention(
         linear = None if judged else _linear(graph, sizes, heads or 1)
         return (() if linear is None else (linear,)), other
     sizes = replace(sizes, t=None) if loops else sizes
-    for pair in found:
-        refuse_masks(pair, sizes)
-    return tuple(replace(describe(pair, sizes), loops=loops) for pair in found), other
+    return tuple(replace(_described(pair, sizes, module), loops=loops) for pair in found), other
+
+
+def _described(pair: Pair, sizes: Sizes, module: nn.Module) -> Attention:
+    both = roles(pair)
+    seen = None if both is None else what_attends(both, pair, sizes)
+    if seen is None:
+        raise FamilyError("wrap: the products of an attention cannot be read. Pass swap=False.")
+    causal, found = is_masked_causally(pair, seen), describe(pair, seen)
+    if sizes.t is not None and seen.t is None:  # over steps and tokens together
+        value, out = (re.sub(r"\bn\b", "(t n)", layout) for layout in (found.value_layout, found.out_layout))
+        found = replace(found, value_layout=value, out_layout=out)
+    return replace(found, windows=seen.w, causal=causal, softmax=has_softmax(pair, module))
 
 
 def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:
@@ -67,8 +80,11 @@ def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:
             if found is None or gated.meta[VALUE].shape != node.meta[VALUE].shape:
                 continue
             total, neuron = found
-            source = _strip(total.all_input_nodes[0], lambda n: operation(n) in INDEXING)
-            inner: list[Any] = [n for n in source.args if is_activation(n)] if operation(source) == "mul" else []
+            source = total
+            if operation(total) != "einsum":
+                source = _strip(total.all_input_nodes[0], lambda n: operation(n) in INDEXING)
+            multiplies = operation(source) in ("mul", "einsum")
+            inner: list[Any] = [n for n in source.args if is_activation(n)] if multiplies else []
             value = gated if not inner else max(inner, key=_comes_from_v)
             layout, h, channels = sized_layout(value.meta[VALUE].shape, sizes, heads)
             out_layout, _, _ = sized_layout(node.meta[VALUE].shape, sizes, heads)
@@ -79,7 +95,7 @@ def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:
 def _sum_behind(node: Any) -> tuple[fx.Node, fx.Node] | None:
     neuron = None
     while isinstance(node, fx.Node):
-        if operation(node) == "sum":
+        if operation(node) in ("sum", "mean", "einsum") and node.op != "call_module":
             return (node, neuron) if neuron is not None else None
         if node.op == "call_module" and neuron is None:
             neuron = node

@@ -56,9 +56,12 @@ class SwapEdit:
         s = self.swap
         if s.kind == "as_is":
             return f"{self.path}: kept, and its output gets the shape of its input"
-        size = LATER if self.tokens is None else f"{self.tokens} x {self.tokens // s.stride}"
+        known = self.tokens is not None and s.windows == 1
+        size = f"{self.tokens} x {self.tokens // s.stride}" if known else LATER  # type: ignore[operator]
+        size += " for every window" if s.windows > 1 else ", lower triangular" if s.causal else ""
         whole = f"; the fused projection stays whole: {s.kept_whole}" if s.kept_whole else ""
         what = {"ssa": "Q K^T V", "linear": "linear attention", "mixer": "its own matrices"}[s.kind]
+        whole += "; its softmax is lost, so fit W_M (dstsp.fit) before use" if s.softmax else ""
         return f"{self.path}: {what} -> W_M, {s.heads} heads, {size}, {-s.dropped:+,} parameters otherwise{whole}"
 
     def apply(self, model: nn.Module, context: Context) -> None:
@@ -70,7 +73,9 @@ class SwapEdit:
         """Parameters of ``W_M``, None where it is not made yet."""
         if self.swap.kind == "as_is":
             return 0
-        return None if self.tokens is None else self.swap.heads * self.tokens**2 // self.swap.stride
+        if self.tokens is None or self.swap.windows > 1:
+            return None
+        return self.swap.heads * self.tokens**2 // self.swap.stride
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from snntorch_smixer.patching.products import Sizes
 LAYOUTS = (
     *("t b c y x", "t b c n", "t b n c", "b t c y x", "b t c n", "b t n c"),
     *("b c y x", "b c n", "b n c", "(t b) c n", "(t b) n c", "(t b) c y x"),
+    *("t b y x c", "b t y x c", "b y x c", "(t b) y x c", "n b c"),
 )
 
 
@@ -22,28 +23,35 @@ def fabricate(
     layout: str,
     channels: int,
     *,
-    tokens: int | None = None,
+    grid: tuple[int, int] | None = None,
     square: bool = False,
-    free_steps: bool = False,
     steps: int | None = None,
 ) -> tuple[Tensor, Sizes]:
     """An input of ``module`` whose axes all have different sizes, none of them a width of the module.
 
-    T is ``steps``, else the one that the module stores, unless ``free_steps``.
+    Args:
+        module: what takes it.
+        layout: of the input.
+        channels: C.
+        grid: rows and columns of the token grid, where the module takes no others.
+        square: as many rows as columns.
+        steps: T; None for the one that the module stores, 0 for any.
     """
     taken = {size for p in module.parameters() for size in p.shape} | {channels}
     taken |= {size // k for size in taken for k in (2, 3)}
     counts = {v for m in module.modules() for v in vars(m).values() if type(v) is int and v > 0}
     stored = {v for m in module.modules() for n in STORED_STEPS if type(v := getattr(m, n, None)) is int}
-    counts -= stored if free_steps or steps is not None else set()
-    stored = {steps} if steps is not None else set() if free_steps else stored
+    counts -= stored if steps is not None else set()
+    stored = stored if steps is None else {steps} - {0}
     taken |= counts | {channels // count for count in counts}
     edges = (4, 6, 10, 14, 22, 26, 34)
     sides = [(edge, edge) for edge in edges] if square else list(itertools.permutations(edges, 2))
-    sides = [(tokens, 1)] if tokens is not None else sides
-    for (y, x), t, b in itertools.product(sides, stored or (7, 11, 13, 5, 3), (11, 13, 17, 19, 7, 5)):
-        used = [t, b, t * b, y, *([] if square or tokens else [x]), *([] if tokens else [y * x])]
-        if len(set(used)) == len(used) and not set(used) & taken - stored - {tokens}:
+    allowed = stored if grid is None else stored | {*grid, grid[0] * grid[1]}
+    for (y, x), t, b in itertools.product(
+        [grid] if grid else sides, stored or (7, 11, 13, 5, 3), (11, 13, 17, 19, 7, 5)
+    ):
+        used = [t, b, t * b, *([y] if y == x or x == 1 else [y, x]), *([] if x == 1 else [y * x])]
+        if len(set(used)) == len(used) and not set(used) & taken - allowed:
             break
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -10,24 +10,33 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import FamilyError, SettingError
-from snntorch_smixer.layers.mixer import is_plain, matrix
+from snntorch_smixer.layers.mixer import is_plain
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.modes import undisturbed
 from snntorch_smixer.patching import built_in
-from snntorch_smixer.patching.modules import LazyTokenMatrix, TokenMixing, WrappedDSTSP
+from snntorch_smixer.patching.modules import (
+    CausalTokenMatrix,
+    LazyCausalTokenMatrix,
+    LazyTokenMatrix,
+    TokenMixing,
+    WrappedDSTSP,
+)
 from snntorch_smixer.patching.observe import first_tensor
 from snntorch_smixer.patching.standins import InPlaceOf, SwappedAttention, Tap
 from snntorch_smixer.patching.state import restored
 from snntorch_smixer.rest import reset_all
 
+CAUSAL = (CausalTokenMatrix, LazyCausalTokenMatrix)
 
-def ridge(gram: Tensor, cross: Tensor, strength: float = 1e-3) -> Tensor:
+
+def ridge(gram: Tensor, cross: Tensor, strength: float = 1e-3, *, causal: bool = False) -> Tensor:
     """``W`` that minimises ``|W V - Y|^2 + r |W|^2`` per head.
 
     Args:
         gram: ``V V^T`` summed over samples, steps and channels, ``(h, N, N)``.
         cross: ``Y V^T``, summed alike, ``(h, M, N)``.
         strength: r over the mean of the diagonal of ``gram``.
+        causal: row i is fitted to the first i + 1 entries of V alone, and the others are 0.
 
     Returns:
         ``(h, M, N)``. A head whose V never fired gives zeros.
@@ -35,20 +44,27 @@ def ridge(gram: Tensor, cross: Tensor, strength: float = 1e-3) -> Tensor:
     mean = gram.diagonal(dim1=1, dim2=2).mean(1)
     mean = torch.where(mean > 0, mean, torch.ones_like(mean))
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(gram + strength * mean[:, None, None] * eye, cross.transpose(1, 2)).transpose(1, 2)
+    full = gram + strength * mean[:, None, None] * eye
+    if not causal:
+        return torch.linalg.solve(full, cross.transpose(1, 2)).transpose(1, 2)
+    rows = torch.zeros_like(cross)
+    for last in range(1, cross.shape[1] + 1):
+        rows[:, last - 1, :last] = torch.linalg.solve(full[:, :last, :last], cross[:, last - 1, :last])
+    return rows
 
 
 class Statistics(nn.Module):
     """Adds up, over the batches, what `ridge` needs; lets the product pass.
 
     Args:
-        heads: h.
+        holder: has ``w_m`` and ``heads``.
         tap: layouts of V and of the product.
     """
 
-    def __init__(self, heads: int, tap: Tap) -> None:
+    def __init__(self, holder: Any, tap: Tap) -> None:
         super().__init__()
-        self.heads, self.factor = heads, tap.factor
+        self.heads, self.factor, self.causal = holder.heads, tap.factor, isinstance(holder.w_m, CAUSAL)
+        self.columns = holder.shape[1] if isinstance(holder, TokenMixing) else 0
         self.value_layout, self.out_layout = Layout(tap.value_layout), Layout(tap.out_layout)
         self.gram: Tensor | float = 0.0
         self.cross: Tensor | float = 0.0
@@ -61,7 +77,9 @@ class Statistics(nn.Module):
         return out
 
     def _by_head(self, layout: Layout, x: Tensor) -> Tensor:
-        tokens = layout.to_tokens(x.detach(), {"g": self.heads, "t": 1})  # (T, B, N, C)
+        together = ("t", "n") in layout.groups or ("n", "t") in layout.groups
+        known = {"n": self.columns} if together else {"t": 1}
+        tokens = layout.to_tokens(x.detach(), {"g": self.heads} | known)  # (T, B, N, C)
         heads = tokens.unflatten(3, (self.heads, -1)).permute(3, 2, 0, 1, 4).flatten(2)
         return heads.double()  # (h, N, T * B * C / h)
 
@@ -98,7 +116,8 @@ def fit(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     if not swapped:
         raise FamilyError(_nothing_to_fit(model))
     taken = next(
-        (m for m in swapped if not isinstance(w_m := _holder(m).w_m, LazyTokenMatrix) and not is_plain(w_m)), None
+        (m for m in swapped if not isinstance(w := _holder(m).w_m, (LazyTokenMatrix, *CAUSAL)) and not is_plain(w)),
+        None,
     )
     if taken is not None:
         raise FamilyError(
@@ -129,7 +148,9 @@ def _fitted(model: nn.Module, swapped: list[InPlaceOf], batches: Iterable[Any]) 
     if not count:
         raise SettingError("fit: got no batch to calibrate on. Pass a loader with at least one.")
     return [
-        None if isinstance(tap.gram, float) or isinstance(tap.cross, float) else ridge(tap.gram, tap.cross)
+        None
+        if isinstance(tap.gram, float) or isinstance(tap.cross, float)
+        else ridge(tap.gram, tap.cross, causal=tap.causal)
         for tap in taps
     ]
 
@@ -143,7 +164,7 @@ def _write(swapped: list[InPlaceOf], weights: list[Tensor | None]) -> None:
             if isinstance(holder, TokenMixing):
                 holder.materialize(weight.shape[1], weight.device)
             before.append((holder.w_m.weight, holder.w_m.weight.clone()))
-            matrix(holder.w_m).copy_(weight)
+            holder.w_m.weight.view(holder.heads, -1, weight.shape[2]).copy_(weight)
     except BaseException:
         for parameter, value in before:
             parameter.copy_(value)
@@ -167,7 +188,7 @@ def _teaching(model: nn.Module, swapped: list[InPlaceOf]) -> Iterator[list[Stati
         model.eval()
         dstsp.active = "never"  # type: ignore[union-attr]
         try:
-            yield [module.removed.start_teaching(Statistics, _holder(module).heads) for module in swapped]
+            yield [module.removed.start_teaching(Statistics, _holder(module)) for module in swapped]
         finally:
             for module in swapped:
                 module.removed.teaching = False

@@ -64,6 +64,8 @@ def _path_to_projection(value: fx.Node, module: nn.Module) -> tuple[fx.Node, ...
     while not _is_projection(path[0], module):
         inputs = [n for n in path[0].all_input_nodes if not isinstance(n.meta[VALUE], (int, torch.Size))]
         inputs = [n for n in inputs if n.op != "get_attr" and _is_data(n)]
+        if path[0].op == "call_module" and path[0].args[:1] == tuple(inputs[:1]):
+            inputs = inputs[:1]  # a neuron takes its membrane too
         if len(inputs) != 1 or inputs[0].op == "placeholder":
             break
         path.insert(0, inputs[0])

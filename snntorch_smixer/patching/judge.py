@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -42,7 +43,23 @@ _ELEMENTWISE = frozenset(
         *("relu", "sigmoid", "tanh", "gelu", "silu", "elu", "leaky_relu", "softplus", "hardtanh", "relu6", "sign"),
         *("dropout", "round", "floor", "ceil", "heaviside", "gt", "ge", "lt", "le", "eq", "ne", "masked_fill", "lerp"),
         *("float", "double", "half", "bfloat16", "to", "type_as", "detach", "nan_to_num", "expand", "expand_as"),
-        *("tril", "triu", "forget_later", "join_mask", "sum", "mean", "amax", "amin", "norm", "normalize", "div_", "mul_", "add_", "sub_", "exp_"),
+        *(
+            "tril",
+            "triu",
+            "forget_later",
+            "join_mask",
+            "sum",
+            "mean",
+            "amax",
+            "amin",
+            "norm",
+            "normalize",
+            "div_",
+            "mul_",
+            "add_",
+            "sub_",
+            "exp_",
+        ),
     )
 )
 """Operations that leave an entry of the scores where it is, and sums that normalise them."""
@@ -70,9 +87,6 @@ def why_none(pair: Pair, sizes: Sizes, module: nn.Module) -> str:
         sizes: of that input.
         module: what was traced, or a copy.
 
-    Raises:
-        PlacesError: it is an attention within windows.
-        FamilyError: it attends over steps and tokens together.
     """
     both = roles(pair)
     if both is None:
@@ -116,7 +130,8 @@ def _between_module(node: fx.Node, pair: Pair, module: nn.Module, sizes: Sizes) 
 def _normalised(node: fx.Node, pair: Pair, dim: object, sizes: Sizes) -> str:
     """What a softmax is, "" for one over the keys of each query."""
     both = roles(pair)
-    if both is None or spans(both)[0][0] != sizes.n:
+    seen = None if both is None else what_attends(both, pair, sizes)
+    if both is None or seen is None or spans(both)[0][0] != seen.n:
         return "a softmax over channels, as in channel attention,"
     queries = carried(pair, query_label(pair, both), node)
     over_queries = isinstance(dim, int) and dim % node.meta[VALUE].dim() in queries
@@ -164,42 +179,64 @@ def _routing(factor: fx.Node, stop: fx.Node, module: nn.Module) -> str:
 
 def _tokens(both: tuple[Roles, Roles], pair: Pair, sizes: Sizes) -> str:
     """Why the tokens of the input are not what is attended, "" where they are."""
-    found = [(queries, keys) for queries, keys in spans(both) if queries == sizes.n]
-    if found and sizes.n % found[0][1] == 0:
+    if what_attends(both, pair, sizes) is not None:
         return ""
-    steps = (sizes.t or 1) * sizes.n
-    if sizes.t is not None and any(steps == queries == keys for queries, keys in spans(both)):
-        raise FamilyError(
-            "wrap: it attends over the T x N steps and tokens together, which no W_M over tokens can replace. Pass "
-            "swap=False to keep it."
-        )
-    for queries, keys in spans(both):
-        whole = sizes.n // queries if sizes.n % queries == 0 else 0
-        if whole > 1 and queries % keys == 0 and batch_size(pair) % ((sizes.t or 1) * sizes.b * whole) == 0:
-            raise PlacesError(f"it attends within windows, of {queries} of {sizes.n} tokens in the trial")
     return "its products sum over no axis of its tokens, as with weights made from data"
 
 
-def refuse_masks(pair: Pair, sizes: Sizes) -> None:
-    """Raise `PlacesError` where what lies between the products is not alike for all pairs of tokens."""
-    both = roles(pair)
+def what_attends(both: tuple[Roles, Roles], pair: Pair, sizes: Sizes) -> Sizes | None:
+    """``sizes`` as the products see them: as they are, of one window, or of all steps and tokens as one; None else."""
+    for queries, keys in spans(both):
+        if queries == sizes.n and sizes.n % keys == 0:
+            return sizes
+    for queries, keys in spans(both):
+        if sizes.t is not None and sizes.t * sizes.n == queries == keys:
+            return replace(sizes, t=None, y=queries, x=1)
+    for queries, keys in spans(both):
+        whole = sizes.n // queries if sizes.n % queries == 0 else 0
+        if whole > 1 and queries % keys == 0 and batch_size(pair) % ((sizes.t or 1) * sizes.b * whole) == 0:
+            return replace(sizes, y=queries, x=1, w=whole)
+    return None
+
+
+def is_masked_causally(pair: Pair, sizes: Sizes) -> bool:
+    """True where a mask between the products hides from each token those behind it.
+
+    A learned bias that is added is no mask: ``W_M`` learns one entry for each pair of places as well.
+
+    Raises:
+        PlacesError: what lies between them ties the tokens to their places in another way.
+    """
+    both, causal = roles(pair), False
     if both is None:
-        return
+        return False
     own = {both[0].sizes[label] for label in both[0].free}
     for node in pair.between:
         others = [n for n in node.all_input_nodes if n is not pair.first and n not in pair.between]
         what = operation(node)
         if any(depends(other) and torch.is_tensor(other.meta[VALUE]) for other in others):
             raise PlacesError(f"other data joins its scores ({what}), as a padding mask does")
-        if what in ("tril", "triu", "forget_later"):
-            raise PlacesError(f"its attention has a causal mask ({what})", causal=True)
-        if any(_varies(other, own) for other in others):
-            learned, causal = any(map(_learned, others)), any(map(_is_triangle, others))
-            kind = "learned bias or factor" if learned else "causal mask" if causal else "mask or bias"
-            raise PlacesError(f"its attention has a {kind} between its products ({what})", causal=causal)
+        learned = any(map(_learned, others))
+        if what in ("tril", "triu", "forget_later") or (not learned and any(map(_is_triangle, others))):
+            causal = True
+        elif any(_varies(other, own) for other in others) and not (learned and what in ("add", "iadd", "add_")):
+            kind = "learned factor" if learned else "mask or bias"
+            raise PlacesError(f"its attention has a {kind} between its products ({what})")
     for factor in operands(pair.first):
         if what := _token_mask(factor, sizes):
             raise PlacesError(f"its attention has a mask over its keys or queries ({what}), some of which are zero")
+    return causal
+
+
+def has_softmax(pair: Pair, module: nn.Module) -> bool:
+    """True where the scores are normalised over the keys."""
+    layers = (nn.Softmax, nn.Softmin, nn.LogSoftmax)
+    return any(
+        isinstance(module.get_submodule(str(node.target)), layers)
+        if node.op == "call_module"
+        else operation(node) in _SOFTMAX
+        for node in pair.between
+    )
 
 
 def _is_triangle(node: fx.Node) -> bool:

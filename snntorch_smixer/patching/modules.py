@@ -12,7 +12,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 from snntorch_smixer.errors import LayoutError, SettingError
-from snntorch_smixer.kernels.token_mix import expand_to_grid
+from snntorch_smixer.kernels.token_mix import expand_to_grid, mix_shared
 from snntorch_smixer.layers.mixer import is_plain, matrix, mix_tokens
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.memory import KeepsLess
@@ -250,6 +250,19 @@ _MAKING = threading.Lock()
 """Held while a ``W_M`` is made: two threads may run the first forward of a model."""
 
 
+class CausalTokenMatrix(nn.Conv1d):
+    """``W_M`` whose rows read no token behind their own, whatever its weight holds above the diagonal."""
+
+    def masked(self) -> Tensor:
+        """The weight, lower triangular in each head."""
+        columns = self.weight.shape[1]
+        return self.weight.view(self.groups, -1, columns).tril().view(self.weight.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``W_M`` on tokens ``(M, h*N, C/h)``."""
+        return nn.functional.conv1d(x, self.masked(), groups=self.groups)
+
+
 class LazyTokenMatrix(LazyModuleMixin, nn.Conv1d):
     """``W_M`` whose token count is not known yet; it becomes a plain ``nn.Conv1d`` when the first tokens arrive."""
 
@@ -276,7 +289,15 @@ class LazyTokenMatrix(LazyModuleMixin, nn.Conv1d):
         self.in_channels, self.out_channels = width, self.weight.shape[0]
 
 
-def token_matrix(heads: int, tokens: int | None, stride: int = 1, *, height: float = 1.0) -> nn.Conv1d:
+class LazyCausalTokenMatrix(LazyTokenMatrix):
+    """`CausalTokenMatrix` whose token count is not known yet."""
+
+    cls_to_become = CausalTokenMatrix
+
+
+def token_matrix(
+    heads: int, tokens: int | None, stride: int = 1, *, height: float = 1.0, causal: bool = False
+) -> nn.Conv1d:
     """``W_M``, Kaiming-normal as in `SMixer`; lazy when the number of tokens is not known.
 
     Args:
@@ -284,11 +305,13 @@ def token_matrix(heads: int, tokens: int | None, stride: int = 1, *, height: flo
         tokens: N.
         stride: tokens per token of V.
         height: what one spike of V counts. ``W_M`` starts larger for lower spikes, so that the neuron behind it fires.
+        causal: lower triangular.
     """
     if tokens is None:
-        return LazyTokenMatrix(heads, stride, height)
+        return (LazyCausalTokenMatrix if causal else LazyTokenMatrix)(heads, stride, height)
     columns = tokens // stride
-    w_m = nn.Conv1d(heads * columns, heads * tokens, 1, groups=heads, bias=False)
+    kind = CausalTokenMatrix if causal else nn.Conv1d
+    w_m = kind(heads * columns, heads * tokens, 1, groups=heads, bias=False)
     _start(w_m.weight, columns, height)
     return w_m
 
@@ -318,6 +341,9 @@ class TokenMixing(nn.Module):
         self.value_layout, self.out_layout = Layout(value_layout), Layout(out_layout)
         self.current = current
 
+    in_windows = False
+    """True where the tokens are those of one window, and pruning is left to what is around them."""
+
     @property
     def heads(self) -> int:
         """H."""
@@ -326,7 +352,7 @@ class TokenMixing(nn.Module):
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns) of one head's matrix, (0, 0) before they are known."""
-        if is_plain(self.w_m):
+        if is_plain(self.w_m) or isinstance(self.w_m, CausalTokenMatrix):
             weight = self.w_m.weight
             shape = weight.shape[0] // self.heads, weight.shape[1]
             if shape != self._shape:
@@ -346,12 +372,30 @@ class TokenMixing(nn.Module):
 
     def tokens(self, value: Tensor) -> Tensor:
         """V as ``(T, B, N, C)``."""
-        kept = self.current.kept
+        kept = self._kept()
         sizes = {"g": self.heads, "t": 1}
         if kept is not None:
             del sizes["t"]
             sizes["b"] = kept.tokens.shape[0]
+        if ("t", "n") in self.value_layout.groups or ("n", "t") in self.value_layout.groups:
+            sizes = {"g": self.heads} | self._steps(kept)
         return self.value_layout.to_tokens(value, sizes)
+
+    def _kept(self) -> Selection | None:
+        return None if self.in_windows else self.current.kept
+
+    def _steps(self, kept: Selection | None) -> dict[str, int]:
+        """T, or N, of a V whose steps and tokens are one axis."""
+        if kept is not None:
+            return {"t": kept.num_steps}
+        if self.shape[1]:
+            return {"n": self.shape[1]}
+        if self.current.stream is None:
+            raise LayoutError(
+                "wrapped attention: its V has steps and tokens on one axis, and how many are steps is not known before "
+                "W_M has a size. Pass example_input=... to wrap."
+            )
+        return {"t": self.current.stream[0]}
 
     def forward(self, value: Tensor) -> Tensor:
         """Mix the tokens of V.
@@ -359,12 +403,16 @@ class TokenMixing(nn.Module):
         Raises:
             LayoutError: V has another token count than ``W_M``.
         """
-        x, kept = self.tokens(value), self.current.kept
+        x, kept = self.tokens(value), self._kept()
         if not self.shape[1]:
             unpruned = kept is None or self._stride > 1
             self.materialize(x.shape[2] * self._stride if unpruned else kept.full_tokens, x.device)  # type: ignore[union-attr]
         rows, whole = self.shape
         kept = kept if kept is not None and kept.drops_tokens else None
+        if kept is None and isinstance(self.w_m, CausalTokenMatrix) and x.shape[2] < whole:  # the start of a text
+            count = x.shape[2]
+            mixed = mix_shared(x, self.matrix[:, :count, :count])
+            return self.out_layout.from_tokens(mixed, {"g": self.heads})
         expected = whole if kept is None or x.shape[2] == whole else kept.num_tokens
         if x.shape[2] != expected or (kept is not None and kept.full_tokens != rows):
             got = x.shape[2] * (rows // whole) if kept is None else kept.full_tokens
@@ -373,7 +421,10 @@ class TokenMixing(nn.Module):
                 f"wrapped attention: W_M was built for {rows} tokens, got {got} of shape {tuple(value.shape)}{pruned}. "
                 "Feed the resolution that the model was wrapped for, or unwrap it and wrap it for the new one."
             )
-        return self.out_layout.from_tokens(self._mix(x, kept), {"g": self.heads})
+        sizes = {"g": self.heads}
+        if "w" in self.value_layout:
+            sizes["w"] = self.value_layout.size(value, "w")
+        return self.out_layout.from_tokens(self._mix(x, kept), sizes)
 
     def _mix(self, x: Tensor, kept: Selection | None) -> Tensor:
         rows, columns = self.shape

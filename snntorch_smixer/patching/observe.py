@@ -52,6 +52,7 @@ class Observation:
         spatial: the same for operations that look at neighbours: convolutions with a kernel, poolings, resizing.
         opaque: (path, layer) of each attention that is one call of a function of torch, outside of its layers.
         gates: paths of elementwise products of two activations of one rank.
+        own: rows and columns of the token grid where they were those of a run, because no others fit.
     """
 
     out: Any = None
@@ -61,6 +62,7 @@ class Observation:
     spatial: list[tuple[int, str]] = field(default_factory=list)
     opaque: list[tuple[str, str]] = field(default_factory=list)
     gates: list[str] = field(default_factory=list)
+    own: tuple[int, int] | None = None
 
     def first_call(self, path: str) -> Call | None:
         """The first call of a module."""

@@ -135,6 +135,8 @@ def read_by_place(
         except Exception:  # noqa: BLE001 - third-party code may know no double precision
             continue
         if _differ(*outs, tolerance=1e-6 if precise else 0.02):
+            if not _differ(*outs, tolerance=1e-6 if precise else 0.02, first=True):
+                return f"its output has an entry for each token behind {sites.blocks[-1]}, and would lose some"
             return (
                 f"its output changes where tokens behind {sites.blocks[-1]} change places, so its head reads by place"
             )
@@ -180,12 +182,15 @@ def _rolled(
         return list(tensors(twin(*args)))
 
 
-def _differ(one: list[Tensor], other: list[Tensor], *, tolerance: float) -> bool:
-    """True where results differ; membranes that are given back behind the first may have moved with their tokens."""
+def _differ(one: list[Tensor], other: list[Tensor], *, tolerance: float, first: bool = False) -> bool:
+    """True where results differ; membranes that are given back behind the first may have moved with their tokens.
+
+    With ``first`` that may have moved too.
+    """
     for number, (a, b) in enumerate(zip(one, other, strict=True)):
         if a.shape == b.shape and a.numel() and a.is_floating_point():
             most = tolerance * max(float(a.abs().max()), 1e-12)
-            moved = [a, *(a.roll(1, axis) for axis in range(a.dim()) if number)]
+            moved = [a, *(a.roll(1, axis) for axis in range(a.dim()) if number or first)]
             if all(float((way - b).abs().max()) > most for way in moved):
                 return True
     return False

@@ -93,7 +93,7 @@ def _look(model: nn.Module, settings: DSTSPConfig, swap: bool | str, example: An
     if family is None:
         if seen is None:
             raise FamilyError(_no_family(model, "Pass example_input=..., so that its forward can be looked at"))
-        subject = probe.find_sites(model, seen)
+        subject = probe.find_sites(model, seen, swap=swap)
         if subject is None:
             raise FamilyError(_no_family(model, probe.why_nothing(model, seen)))
     else:
@@ -183,7 +183,7 @@ def _surveyed(model: nn.Module, subject: Subject, seen: Observation | None) -> t
     """What every block is; without those of a model of no family that do not attend."""
     sites = subject.sites
     surveys = {path: _survey(model, path, sites, seen) for path in sites.blocks}
-    if subject.name == "probe":
+    if subject.name == "probe" and any(f.swaps or f.left or f.others for f in surveys.values()):
         sites, surveys = _attending(model, sites, surveys)
     spatial = any(found.spatial for found in surveys.values())
     return replace(sites, keeps_grid=sites.keeps_grid or spatial), surveys
@@ -260,10 +260,10 @@ def _parameters(model: nn.Module, swaps: list[SwapEdit]) -> tuple[int, int | Non
 
 def _survey(model: nn.Module, path: str, sites: Sites, seen: Observation | None) -> Survey:
     call = None if seen is None else seen.first_call(path)
-    rank = None if call is None or call.x is None else call.x.dim()
+    shape = () if call is None or call.x is None else tuple(call.x.shape)
     block = model.get_submodule(path)
     fixed = sites.tokens if any(hasattr(m, "linear_mix") for m in block.modules()) else None
-    return survey(block, tokens=fixed, rank=rank, given=None if seen is None else given_in(seen, path))
+    return survey(block, tokens=fixed, shape=shape, given=None if seen is None else given_in(seen, path))
 
 
 def _sizes(

@@ -18,7 +18,15 @@ from snntorch_smixer.patching.observe import first_tensor, without_hooks
 from snntorch_smixer.patching.products import Attention, Sizes, is_activation
 from snntorch_smixer.patching.rewrite import copied_graph, erase_unused, put_mixer, rewrite
 from snntorch_smixer.patching.swap import Swap
-from snntorch_smixer.patching.trace import CALL, VALUE, example_arguments, frozen_arguments, function_calls, trace
+from snntorch_smixer.patching.trace import (
+    CALL,
+    VALUE,
+    example_arguments,
+    frozen_arguments,
+    function_calls,
+    given_to,
+    trace,
+)
 from snntorch_smixer.patching.verify import (
     checked_axes,
     follows_tokens,
@@ -64,7 +72,7 @@ def prepare(module: nn.Module, x: Tensor, sizes: Sizes, layout: str) -> tuple[Sw
     cut, kept_whole = _sliced_value(attentions, sizes, module, fresh)
     swap = rewrite(module, graph, attentions, cut, kept_whole)
     swap = replace(swap, functions=functions, frozen=frozen, height=height, resets=_resets_itself(fresh(), x))
-    swap = replace(swap, layout=layout)
+    swap = replace(swap, layout=layout, given=given_to(module))
     return _with_training(swap, module, x, sizes, layout), other
 
 
@@ -78,16 +86,18 @@ def _traced(
     name = next(iter(arguments))
     _read_stored_steps(graph, module, x, sizes)
     functions = function_calls(graph, twin)
-    check = partial(refuse_fixed, partial(with_steps, module, functions=functions), graph, x, sizes=sizes)
+    check = partial(
+        refuse_fixed, partial(with_steps, module, functions=functions), graph, (name, x), layout=layout, sizes=sizes
+    )
     try:
         attentions, other = find_attention(graph, sizes, twin, heads)
     except FamilyError:
-        check(layout=layout, name=name)
+        check()
         raise
     if not attentions:
         return other
     if not training:
-        check(layout=layout, name=name, loops=attentions[0].loops)
+        check(loops=attentions[0].loops)
     return graph, attentions, functions, other
 
 
@@ -97,7 +107,7 @@ def _with_training(swap: Swap, module: nn.Module, x: Tensor, sizes: Sizes, layou
     if isinstance(found, str):
         return swap
     graph, attentions, functions, _ = found
-    cut = [find_fused(one, _sizes_at(one, sizes), module) for one in attentions] if swap.fused is not None else []
+    cut = [_fused(one, sizes, module) for one in attentions] if swap.fused is not None else []
     other = rewrite(module, graph, attentions, [one for one in cut if one is not None], swap.kept_whole)
     if graph.python_code("self").src == swap.graph.python_code("self").src:
         return swap
@@ -167,9 +177,13 @@ def _resets_itself(twin: nn.Module, x: Tensor) -> bool:
     return first is not None and second is not None and torch.equal(first, second)
 
 
-def _sizes_at(attention: Attention, sizes: Sizes) -> Sizes:
-    """Sizes of what an attention sees: one step where it is that of a loop."""
-    return replace(sizes, t=None) if attention.loops else sizes
+def _fused(attention: Attention, sizes: Sizes, module: nn.Module) -> Fused | None:
+    """As `find_fused`, on all tokens or on those of windows, and in one step where the attention is that of a loop."""
+    sizes = replace(sizes, t=None) if attention.loops else sizes
+    found, cut = find_fused(attention, sizes, module), attention.windows
+    if found is None and cut > 1:
+        return find_fused(attention, replace(sizes, b=sizes.b * cut, y=sizes.n // cut, x=1), module)
+    return found
 
 
 def _sliced_value(
@@ -177,7 +191,7 @@ def _sliced_value(
 ) -> tuple[tuple[Fused, ...], str]:
     """The fused projections to slice, or why there are none although it is fused."""
     try:
-        cut = [find_fused(one, _sizes_at(one, sizes), module) for one in attentions]
+        cut = [_fused(one, sizes, module) for one in attentions]
     except FamilyError as error:
         return (), str(error)
     fused = tuple(one for one in cut if one is not None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.families import Sites
 from snntorch_smixer.patching.behaviour import is_neuron
 from snntorch_smixer.patching.observe import Call, Observation, given_in
@@ -30,12 +31,20 @@ class Subject:
     stem: tuple[str, str] | None = None
 
 
-def find_sites(model: nn.Module, seen: Observation) -> Subject | None:
-    """Blocks, grid and pruning place of a model that was observed once; None where nothing attends."""
-    attentions = [path for path in attention_paths(seen) if path]
-    if not attentions:
-        return None
+def find_sites(model: nn.Module, seen: Observation, *, swap: bool | str) -> Subject | None:
+    """Blocks, grid and pruning place of a model that was observed once; None where there is nothing to patch.
+
+    Args:
+        model: is not touched.
+        seen: the model on an example.
+        swap: argument of `wrap`; False: blocks that do not attend will do.
+    """
+    attentions = [path for path in attention_paths(seen) or linear_paths(seen) if path]
     blocks = tuple(dict.fromkeys(_block(model, path, seen) for path in attentions))
+    if not blocks and swap is False:
+        blocks = residual_blocks(model, seen)
+    if not blocks:
+        return None
     first = seen.first_call(blocks[0])
     start = 0 if first is None else first.start
     # Where the model loops over the steps its stem runs again behind the blocks.
@@ -47,21 +56,38 @@ def find_sites(model: nn.Module, seen: Observation) -> Subject | None:
     return Subject("probe", Sites(blocks, keeps_grid=spatial), stem=stem)
 
 
+def linear_paths(seen: Observation) -> list[str]:
+    """Modules that multiply activations entry by entry and sum some: linear (Hadamard) attention may be there."""
+    summed = {path for _, path in (*seen.sums, *seen.products)}
+    return [path for path in dict.fromkeys(seen.gates) if path in summed]
+
+
+def residual_blocks(model: nn.Module, seen: Observation) -> tuple[str, ...]:
+    """The outermost parts that add their input to their output, of the resolution of the last one."""
+    found: list[Call] = []
+    for call in seen.calls:
+        inside = any(call.path.startswith(f"{other.path}.") or call.path == other.path for other in found)
+        same = call.x is not None and call.out is not None and call.x.shape == call.out.shape and call.x.dim() > 2
+        if inside or not same or not any(p.dim() > 1 for p in model.get_submodule(call.path).parameters()):
+            continue
+        try:
+            residual = _surveyed(model, call.path, call, seen).residual
+        except FamilyError:
+            continue
+        found += [call] if residual else []
+    shape = found[-1].x.shape if found else None  # type: ignore[union-attr]
+    return tuple(call.path for call in found if call.x is not None and call.x.shape == shape)
+
+
 def why_nothing(model: nn.Module, seen: Observation) -> str:
     """Why `find_sites` found nothing, in one sentence."""
     if seen.opaque:
         path, layer = seen.opaque[0]
         return f"{path or 'It'} is a {layer}, whose products are one call of torch and cannot be followed"
     gates = [path for path in seen.gates if not _in_neuron(model, path, seen)]
-    sums = [path for _, path in seen.sums]
-    linear = next((path for path in gates if path in sums), None)
-    if linear is not None:
-        return (
-            f"{linear or 'It'} multiplies activations entry by entry and sums them, which may be linear (Hadamard) "
-            "attention such as the sum of k * v; that is found in models of a family only"
-        )
     if not seen.products and not gates:
-        return "Its forward multiplies no activations with activations"
+        prune = "swap=False prunes it alone" if residual_blocks(model, seen) else "no part adds its input to its output"
+        return f"Its forward multiplies no activations with activations, so there is nothing to swap; {prune}"
     places = list(dict.fromkeys([*(path for _, path in seen.products), *gates]))
     return (
         f"It multiplies activations at {', '.join(p or 'the root' for p in places[:3])}, but no two products in a row"
@@ -82,8 +108,8 @@ def _block(model: nn.Module, path: str, seen: Observation) -> str:
 
 
 def _surveyed(model: nn.Module, path: str, call: Call | None, seen: Observation) -> Survey:
-    rank = None if call is None or call.x is None else call.x.dim()
-    return survey(model.get_submodule(path), rank=rank, given=given_in(seen, path))
+    shape = () if call is None or call.x is None else tuple(call.x.shape)
+    return survey(model.get_submodule(path), shape=shape, given=given_in(seen, path))
 
 
 def _stem(first: Call, seen: Observation) -> tuple[str, str] | None:

@@ -33,12 +33,14 @@ class Sizes:
         b: samples.
         y: rows of the token grid.
         x: columns of the token grid.
+        w: windows that the tokens are cut into; y and x are those of one.
     """
 
     t: int | None
     b: int
     y: int
     x: int
+    w: int = 1
 
     @property
     def n(self) -> int:
@@ -61,6 +63,9 @@ class Attention:
         channels: C_v, channels of V over all heads.
         stride: tokens of the input per token of V; above 1, ``W_M`` is not square.
         loops: True where the forward loops over its steps, and this is the attention of one of them.
+        windows: how many the tokens were cut into; 1 where all attend to all.
+        causal: True where no token reads those behind it.
+        softmax: True where one lies between the products.
     """
 
     kind: str
@@ -73,6 +78,9 @@ class Attention:
     channels: int
     stride: int = 1
     loops: bool = False
+    windows: int = 1
+    causal: bool = False
+    softmax: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,6 +307,9 @@ def _finish(
     out: fx.Node, value: fx.Node, axes: list[str], out_axes: list[str], letters: dict[str, str], sizes: Sizes
 ) -> Attention:
     shape = value.meta[VALUE].shape
+    batch = [size for label, size in zip(axes, shape, strict=True) if label not in letters]
+    if any(size % (sizes.b * sizes.w) == 0 for size in batch):  # no axis of their own
+        sizes = replace(sizes, b=sizes.b * sizes.w, w=1)
     for label, size in zip(axes, shape, strict=True):
         letters.setdefault(label, _batch_letters(size, sizes))
     value_layout = " ".join(letters[label] for label in axes)
@@ -318,7 +329,7 @@ def _finish(
 
 def _batch_letters(size: int, sizes: Sizes) -> str:
     t = sizes.t or 1
-    whole = {sizes.b: "b"}
+    whole = {sizes.b: "b"} | ({sizes.w: "w"} if sizes.w > 1 else {})
     if sizes.t is not None:
         whole |= {sizes.t: "t", t * sizes.b: "(t b)"}
     if size in whole:
@@ -334,7 +345,8 @@ def sized_layout(shape: torch.Size, sizes: Sizes, heads: int) -> tuple[str, int,
     Raises:
         FamilyError: the sizes do not tell.
     """
-    known = {sizes.n: "n", sizes.y: "y", sizes.x: "x", sizes.b: "b"}
+    known = {sizes.y: "y", sizes.x: "x"} if sizes.x > 1 else {}
+    known |= {sizes.n: "n", sizes.b: "b"}
     if sizes.t is not None:
         known |= {sizes.t: "t", sizes.t * sizes.b: "(t b)"}
     letters = [known.get(size, "") for size in shape]

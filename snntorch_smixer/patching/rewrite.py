@@ -56,6 +56,9 @@ def rewrite(
         tap_layout=attention.value_layout,
         factor=factor,
         loops=attention.loops,
+        windows=attention.windows,
+        causal=attention.causal,
+        softmax=attention.softmax,
     )
 
 

@@ -66,14 +66,14 @@ class Removed:
         self.module, self.parts, self.tap, self.teaching = module, tuple(parts), tap, False
         self.training = module.training
 
-    def start_teaching(self, watcher: Callable[[int, Tap], Watcher], heads: int) -> Watcher:
+    def start_teaching(self, watcher: Callable[[Any, Tap], Watcher], holder: Any) -> Watcher:
         """Let the original run in place of what replaced it, and show V and its product to a new watcher.
 
         To undo it, set ``teaching`` to False and restore the `State` of ``module``.
         """
         if self.tap is None:
             raise ValueError("there is nothing to watch")
-        seen = watcher(heads, self.tap)
+        seen = watcher(holder, self.tap)
         self.module.eval()
         for name, child in self.tap.children(seen).items():
             self.module.add_module(name, child)
@@ -256,7 +256,11 @@ class SwappedAttention(InPlaceOf):
 def _without_weights(module: nn.Module) -> dict[str, nn.Module]:
     """Children such as neurons."""
     children = module._modules.items()
-    return {name: child for name, child in children if child is not None and not any(p.dim() > 1 for p in child.parameters())}
+    return {
+        name: child
+        for name, child in children
+        if child is not None and not any(p.dim() > 1 for p in child.parameters())
+    }
 
 
 def _equal(a: Any, b: Any) -> bool:

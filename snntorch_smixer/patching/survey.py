@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -81,14 +81,14 @@ class Survey:
 
 
 def survey(
-    block: nn.Module, *, tokens: int | None = None, rank: int | None = None, given: Given | None = None
+    block: nn.Module, *, tokens: int | None = None, shape: tuple[int, ...] = (), given: Given | None = None
 ) -> Survey:
     """Look at a block by running copies of it on fabricated tokens; the block is not touched.
 
     Args:
         block: takes the stream as its first argument and gives it back as its first result.
         tokens: N where the block takes no other.
-        rank: number of axes of its input, where it is known.
+        shape: of its input in a run, empty where it is not known. Its tokens are taken where no others fit.
         given: by dotted name within the block, all arguments that it and its parts were given in a run.
 
     Raises:
@@ -97,8 +97,8 @@ def survey(
     twin, furthest, reason = copied(block), -1, ""
     for path, (args, kwargs) in (given or {}).items():
         remember_given(twin.get_submodule(path), args, kwargs)
-    for layout, channels, square in _candidates(twin, rank):
-        x, sizes = fabricate(twin, layout, channels, tokens=tokens, square=square)
+    for layout, channels, square, grid in _candidates(twin, shape, tokens):
+        x, sizes = fabricate(twin, layout, channels, grid=grid, square=square)
         seen = Observation()
         try:
             observe(copy.deepcopy(twin), example_arguments(twin, x), seen=seen)
@@ -109,11 +109,16 @@ def survey(
             continue
         out = first_tensor(seen.out)
         same = out is not None and out.numel() == x.numel() and sorted(out.shape) == sorted(x.shape)
-        if same and not _steps_are_samples(twin, layout, x, sizes, out):
-            return _describe(twin, layout, channels, x, sizes, seen)
+        if (
+            same
+            and not _steps_are_samples(twin, layout, x, sizes, out)
+            and not _mixes_samples(twin, layout, x, sizes, out)
+        ):
+            own = grid if tokens is None else None
+            return _describe(twin, layout, channels, x, sizes, replace(seen, own=own))
         if not same and len(seen.calls) >= furthest:
-            furthest, given = len(seen.calls) + 1, None if out is None else tuple(out.shape)
-            reason = f"; with {layout!r} it runs, and gives {given} for {tuple(x.shape)}"
+            furthest, gave = len(seen.calls) + 1, None if out is None else tuple(out.shape)
+            reason = f"; with {layout!r} it runs, and gives {gave} for {tuple(x.shape)}"
     raise FamilyError(
         f"wrap: {type(block).__name__} takes none of the layouts {', '.join(LAYOUTS)} at any width of its weights"
         f"{reason}. Expected a block that gives a stream of any number of tokens back in its shape."
@@ -143,13 +148,40 @@ def _steps_are_samples(block: nn.Module, layout: str, x: Tensor, sizes: Sizes, o
     return leaks == [False, True]
 
 
-def _candidates(block: nn.Module, rank: int | None) -> Iterator[tuple[str, int, bool]]:
+@torch.no_grad()
+def _mixes_samples(block: nn.Module, layout: str, x: Tensor, sizes: Sizes, out: Tensor | None) -> bool:
+    """True where, without an axis of steps alone, samples know of each other: then they are something else."""
+    read = Layout(layout)
+    if out is None or ("t",) in read.groups or out.shape != x.shape:
+        return False
+    known, grid = {"t": sizes.t or 1}, {"y": sizes.y, "x": sizes.x}
+    for factor in (1.0, 0.1, 0.01):  # neurons that fire at every step show nothing
+        whole = read.to_tokens(x * factor, known)
+        changed = whole.clone()
+        changed[:, 0] = 0
+        inputs = (example_arguments(block, read.from_tokens(one, grid)) for one in (whole, changed))
+        runs = [first_tensor(copy.deepcopy(block)(**one)) for one in inputs]
+        before, after = (None if one is None else read.to_tokens(one, known)[:, 1:] for one in runs)
+        if before is None or after is None or not torch.equal(before, after):
+            return True
+    return False
+
+
+def _candidates(
+    block: nn.Module, shape: tuple[int, ...], tokens: int | None
+) -> Iterator[tuple[str, int, bool, tuple[int, int] | None]]:
     widths = list(dict.fromkeys(p.shape[1] for p in block.parameters() if p.dim() > 1 and p.shape[1] > 1))
     widths += [m.in_features for m in block.modules() if isinstance(m, nn.Linear) and m.in_features not in widths]
     # A square grid only after all else failed: QKFormer's blocks (qkformer.py, c2a00e8) add columns to rows.
     for square, layout, channels in itertools.product((False, True), LAYOUTS, widths):
-        if rank is None or len(Layout(layout).groups) == rank:
-            yield layout, channels, square
+        if not shape or len(Layout(layout).groups) == len(shape):
+            yield layout, channels, square, None if tokens is None else (tokens, 1)
+    # Then the tokens of the run: Swin's windows divide no other grid, a table of places has a row for each.
+    for layout, channels in itertools.product(LAYOUTS if shape and tokens is None else (), widths):
+        groups = Layout(layout).groups
+        if len(groups) == len(shape) and shape[groups.index(("c",))] == channels:
+            size = dict(zip(groups, shape, strict=True))
+            yield layout, channels, False, (size[("n",)], 1) if ("n",) in size else (size[("y",)], size[("x",)])
 
 
 def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Sizes, seen: Observation) -> Survey:
@@ -158,12 +190,18 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
     out = first_tensor(bare.out)
     found = _Attentions()
     swaps = dict(_attentions(block, layout, channels, sizes, seen, found))
-    if not seen.spatial and _is_causal(block, layout, x, sizes, seen):
+    found.causal |= any(swap.causal for swap in swaps.values())
+    if not seen.spatial and (found.causal or _is_causal(block, layout, x, sizes, seen)):
         found.causal = True
-        found.left |= {path: CAUSAL for path, swap in swaps.items() if swap.kind != "mixer"}
-        swaps = {path: swap for path, swap in swaps.items() if swap.kind == "mixer"}
+        swaps = {path: swap if swap.kind == "mixer" else replace(swap, causal=True) for path, swap in swaps.items()}
+    bound = [path for path, swap in swaps.items() if swap.windows > 1 or swap.stride > 1]
+    local = tuple(bound) if seen.own is None else ("",)
     residual = out is not None and _same_values(out, x)
-    units = _grid_units(list(_units(block, x, sizes, seen, bare)), swaps, layout, residual)
+    parts = [
+        replace(unit, pointwise=unit.pointwise and not any(_within(path, unit.path) for path in local))
+        for unit in _units(block, x, sizes, seen, bare)
+    ]
+    units = _grid_units(parts, swaps, layout, residual)
     masked = [unit.path for unit in units if not unit.pointwise]
     silenced = {
         call.path: form
@@ -185,9 +223,14 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
         causal=found.causal,
         units=units,
         silenced=silenced,
-        spatial=bool(seen.spatial),
+        spatial=bool(seen.spatial or local),
         remembers=_remembers(block, x) or carries_state(block, seen.out),
     )
+
+
+def _within(path: str, unit: str) -> bool:
+    """True where ``path`` is in ``unit``, or all of the block."""
+    return not path or f"{path}.".startswith(f"{unit}.")
 
 
 @torch.no_grad()
@@ -236,17 +279,19 @@ def _attentions(
         form, width = (layout, channels) if call is None else layout_of(call.x, sizes)
         if not form:
             continue
-        swap = _prepared(path, module, form, width, found)
+        swap = _prepared(path, module, form, width, found, seen.own)
         if swap is not None:
-            yield path, swap
+            yield path, replace(swap, grid=seen.own)
         elif path in quadratic and not {path} & {*found.left, *found.others}:
             found.left[path] = "wrap: its products are not two in a row. Pass swap=False to keep them."
 
 
-def _prepared(path: str, module: nn.Module, form: str, width: int, found: _Attentions) -> Swap | None:
+def _prepared(
+    path: str, module: nn.Module, form: str, width: int, found: _Attentions, grid: tuple[int, int] | None
+) -> Swap | None:
     """How to swap an attention; where it is none, or cannot be swapped, ``found`` says why."""
     try:
-        swap, other = prepare(module, *fabricate(module, form, width, free_steps=True), form)
+        swap, other = prepare(module, *fabricate(module, form, width, steps=0, grid=grid), form)
     except (FamilyError, LayoutError) as error:
         found.left[path] = str(error) if str(error).startswith("wrap") else f"wrap: {error} Pass swap=False."
         if isinstance(error, PlacesError):
@@ -269,26 +314,30 @@ class _Attentions:
 
 
 _KEEP = "Write its products out with matmul, or pass swap=False to keep it."
-CAUSAL = str(PlacesError("it is causal, no token knows of those behind it"))
 
 
 @torch.no_grad()
 def _is_causal(block: nn.Module, layout: str, x: Tensor, sizes: Sizes, seen: Observation) -> bool:
-    """True where later tokens read earlier ones and never the other way round.
+    """True where later tokens read earlier ones and never the other way round, whatever they hold.
 
     In half of the samples the later tokens are changed, in the others the earlier ones.
     """
     read, known, half = Layout(layout), {"t": sizes.t or 1}, sizes.n // 2
-    changed = read.to_tokens(x, known).clone()
-    early, late = changed[:, ::2, half:], changed[:, 1::2, :half]
-    for part in (early, late):
-        part.copy_(part.flip(-1) * 0.5 + 1)
-    inputs = example_arguments(block, read.from_tokens(changed, {"y": sizes.y, "x": sizes.x}))
-    before, after = first_tensor(seen.out), first_tensor(copy.deepcopy(block)(**inputs))
-    if before is None or after is None or before.shape != x.shape or after.shape != x.shape:
-        return False
-    moved = (read.to_tokens(before, known) != read.to_tokens(after, known)).any(3)
-    return bool(moved[:, 1::2, half:].any()) and not bool(moved[:, ::2, :half].any())
+    tokens, before, forward = read.to_tokens(x, known), first_tensor(seen.out), False
+    generator = torch.Generator().manual_seed(0)
+    for factor in (1.0, 8.0, 0.0, -4.0):
+        changed = tokens.clone()
+        for part in (changed[:, ::2, half:], changed[:, 1::2, :half]):
+            part.copy_(torch.rand(part.shape, generator=generator) * factor)
+        inputs = example_arguments(block, read.from_tokens(changed, {"y": sizes.y, "x": sizes.x}))
+        after = first_tensor(copy.deepcopy(block)(**inputs))
+        if before is None or after is None or before.shape != x.shape or after.shape != x.shape:
+            return False
+        moved = (read.to_tokens(before, known) != read.to_tokens(after, known)).any(3)
+        if bool(moved[:, ::2, :half].any()):
+            return False
+        forward |= bool(moved[:, 1::2, half:].any())
+    return forward
 
 
 def attention_paths(seen: Observation) -> list[str]:

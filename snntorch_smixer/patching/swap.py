@@ -14,7 +14,7 @@ from snntorch_smixer.patching.fused import Fused, Slice, sliced
 from snntorch_smixer.patching.modules import Current, TokenMixing, token_matrix
 from snntorch_smixer.patching.program import Program
 from snntorch_smixer.patching.standins import Removed, ResettingAttention, SwappedAttention, Tap
-from snntorch_smixer.patching.trace import CALL, given_to
+from snntorch_smixer.patching.trace import CALL, Given
 from snntorch_smixer.patching.unrolled import Unrolled
 
 MIXER = "mixer"
@@ -48,6 +48,11 @@ class Swap:
         height: what one spike of V counts; 1 unless an integer neuron divides its levels.
         loops: True where the forwards hold for the steps of the trace alone, because they loop over them.
         layout: of the input.
+        windows: how many the tokens of the trace were cut into; ``W_M`` is that of one and serves all.
+        causal: True where ``W_M`` is lower triangular.
+        softmax: True where the products had one between them.
+        given: further arguments with which it was traced.
+        grid: rows and columns of its tokens where it takes no others.
     """
 
     kind: str
@@ -72,6 +77,11 @@ class Swap:
     height: float = 1.0
     loops: bool = False
     layout: str = ""
+    windows: int = 1
+    causal: bool = False
+    softmax: bool = False
+    given: Given = ((), {})
+    grid: tuple[int, int] | None = None
 
     def new_name(self, path: str) -> str | None:
         """Name of a child after the swap, None where it is gone."""
@@ -174,15 +184,17 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
     evaluation = Program(swap.graph)
     programs = (evaluation, evaluation if swap.train_graph is None else Program(swap.train_graph))
     if swap.loops:
-        programs = Unrolled(swap.layout, given_to(module)).pair()
+        programs = Unrolled(swap.layout, swap.given, swap.grid).pair()
     kind = ResettingAttention if callable(getattr(module, "reset", None)) else SwappedAttention
     if swap.kind == "as_is":
         return kind(programs, parts, Removed(module), resets=swap.resets, frozen=swap.frozen)
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
-    w_m = token_matrix(swap.heads, tokens, swap.stride, height=swap.height)
+    tokens = None if swap.windows > 1 else tokens
+    w_m = token_matrix(swap.heads, tokens, swap.stride, height=swap.height, causal=swap.causal)
     if weight is not None:
         w_m = w_m.to(device=weight.device, dtype=weight.dtype)
     mixer = TokenMixing(w_m, value_layout=swap.value_layout, out_layout=swap.out_layout, current=current)
+    mixer.in_windows = swap.windows > 1
     mixer.train(module.training)
     tap = (
         None

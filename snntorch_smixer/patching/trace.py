@@ -213,7 +213,8 @@ class _Tracer(fx.Tracer):
         super().__init__(autowrap_functions=wrapped)
         self.inputs, self.running, self.thread = inputs, False, threading.get_ident()
         self.proxy_buffer_attributes = True
-        self._states, self._at_start = set(), set()
+        self._states: set[int] = set()
+        self._at_start: set[int] = set()
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         for owner in root.modules():

@@ -19,10 +19,11 @@ class Unrolled:
     Args:
         layout: of its input.
         given: further arguments, see `trace.given_to`.
+        grid: rows and columns of its tokens, where it takes no others.
     """
 
-    def __init__(self, layout: str, given: Given) -> None:
-        self.layout, self.given = Layout(layout), given
+    def __init__(self, layout: str, given: Given, grid: tuple[int, int] | None) -> None:
+        self.layout, self.given, self.grid = Layout(layout), given, grid
         self.programs: dict[tuple[int, bool], Program] = {}
 
     def pair(self) -> tuple[Any, Any]:
@@ -50,7 +51,9 @@ class Unrolled:
             twin = copied(owner.removed.module)
             remember(twin, self.given)
             channels = self.layout.size(x, "c")
-            swap, _ = prepare(twin, *fabricate(twin, self.layout.text, channels, steps=steps), self.layout.text)
+            swap, _ = prepare(
+                twin, *fabricate(twin, self.layout.text, channels, steps=steps, grid=self.grid), self.layout.text
+            )
         if swap is None:
             raise AssertionError("an attention of some steps is one of any")
         for name, child in swap.functions.items():

@@ -36,10 +36,9 @@ def evaluate(twin: nn.Module, node: fx.Node, inputs: Mapping[str, Any]) -> Any:
 def refuse_fixed(
     fresh: Callable[[int | None], nn.Module],
     graph: fx.Graph,
-    x: Tensor,
+    named: tuple[str, Tensor],
     *,
     layout: str,
-    name: str,
     sizes: Sizes,
     loops: bool = False,
 ) -> None:
@@ -48,15 +47,15 @@ def refuse_fixed(
     Args:
         fresh: makes a copy of what was traced, at rest, for that many steps.
         graph: from `trace`.
-        x: the input that was traced.
-        layout: of ``x``.
-        name: of the parameter that takes ``x``.
-        sizes: of ``x``.
+        named: the input that was traced, behind the name of the parameter that takes it.
+        layout: of the input.
+        sizes: of the input.
         loops: it loops over its steps, so there is a graph for each number of them.
     """
     fixed = [node for node in graph.nodes if FIXED in node.meta]
     if not fixed:
         return
+    name, x = named
     tokens = Layout(layout).to_tokens(x, {"t": sizes.t or 1})
     fewer = {"tokens": tokens[:, :, : (sizes.y - 1) * sizes.x], "samples": tokens[:, :2]}
     fewer |= {} if sizes.t is None or loops else {"time steps": tokens[:1]}
@@ -115,9 +114,11 @@ def checked_axes(
         probes.append((axis, place, value))
     before = attention.value.meta[VALUE]
     known = {"t": steps, "b": sizes.b, "g": attention.heads}
+    if "w" not in Layout(attention.value_layout):
+        known["b"] *= attention.windows
     for value_layout, out_layout in _orders(attention):
         read = Layout(value_layout)
-        if all(_only_at(read, before, value, known, axis, place) for axis, place, value in probes):
+        if all(_only_at(read, before, value, known, (axis, place, sizes)) for axis, place, value in probes):
             return value_layout, out_layout
     raise FamilyError("wrap: the value of an attention mixes samples or steps. Pass swap=False.")
 
@@ -145,10 +146,15 @@ def _orders(attention: Attention) -> Iterator[tuple[str, str]]:
         yield value_layout, out_layout
 
 
-def _only_at(layout: Layout, before: Tensor, after: Tensor, known: dict[str, int], axis: str, place: int) -> bool:
+def _only_at(
+    layout: Layout, before: Tensor, after: Tensor, known: dict[str, int], where: tuple[str, int, Sizes]
+) -> bool:
+    axis, place, sizes = where
     changed = layout.to_tokens(before, known) != layout.to_tokens(after, known)
     others = changed.any(3).any(2)
     places = others.any(0) if axis == "b" else others.any(1)
+    if axis == "b" and len(places) > sizes.b:  # windows lie behind their sample
+        places = places.unflatten(0, (sizes.b, -1)).any(1)
     return not bool(places[torch.arange(len(places)) != place].any())
 
 

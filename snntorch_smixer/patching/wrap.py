@@ -18,7 +18,7 @@ from snntorch_smixer.patching import built_in, native
 from snntorch_smixer.patching.edits import LATER, Context, undo
 from snntorch_smixer.patching.fit import fit
 from snntorch_smixer.patching.hooks import SameGrid, picture_size
-from snntorch_smixer.patching.modules import WrappedDSTSP
+from snntorch_smixer.patching.modules import TokenMixing, WrappedDSTSP
 from snntorch_smixer.patching.outputs import TryFirst, check_outputs, shapes_of, step_by_step_copy
 from snntorch_smixer.patching.plan import Patch, look
 from snntorch_smixer.patching.record import Plan, steps_after, tokens_after
@@ -157,11 +157,21 @@ def _try(model: nn.Module, patch: Patch, example: Any) -> None:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             out = twin(*(example if isinstance(example, tuple) else (example,)))
         check_outputs(patch.out_shapes, shapes_of(out), TryFirst.of(twin).current)
+        _size_as(model, twin)
     except Exception as error:
         raise FamilyError(
             f"wrap: {type(model).__name__} does not run with its tokens pruned: {type(error).__name__}: {error}. Pass "
             "ps=0, t=None, or register a family, see dstsp.register."
         ) from error
+
+
+def _size_as(model: nn.Module, twin: nn.Module) -> None:
+    """Make every ``W_M`` whose tokens only a run tells, those of windows, of the size that it has in ``twin``."""
+    for path, mixer in model.named_modules():
+        if isinstance(mixer, TokenMixing) and not mixer.shape[1]:
+            made: Any = twin.get_submodule(path)
+            if made.shape[1]:
+                mixer.materialize(made.shape[0], made.w_m.weight.device)
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

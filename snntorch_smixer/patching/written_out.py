@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from snntorch_smixer.errors import FamilyError
 
 
-def dot_product(
+def dot_product(  # noqa: PLR0913 - the parameters of torch's
     query: Any,
     key: Any,
     value: Any,
@@ -56,7 +56,7 @@ torch.fx.wrap("forget_later")
 torch.fx.wrap("join_mask")
 
 
-def multihead(
+def multihead(  # noqa: PLR0913 - the parameters of torch's
     layer: nn.MultiheadAttention,
     query: Any,
     key: Any,
