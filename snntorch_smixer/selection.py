@@ -24,6 +24,7 @@ class Selection:
         rows: ``(N',)`` rows and columns of ``W_M`` drawn for the whole batch (``w_prime="shared"`` in training).
         fused: True when one extra token, the last, stands for all dropped ones (``merge="fuse"``).
         spike_cap: spikes that a neuron may fire over the kept steps, or None for no limit.
+        alone: ``(B, N')`` bool, True for kept tokens, as class tokens, that no dropped one is merged into; None for none.
 
     Examples:
         >>> import torch
@@ -42,6 +43,7 @@ class Selection:
     rows: Tensor | None = None
     fused: bool = False
     spike_cap: int | None = None
+    alone: Tensor | None = None
 
     @property
     def num_steps(self) -> int:
@@ -61,7 +63,7 @@ class Selection:
     def all_tokens(self, tokens: int) -> Selection:
         """The same steps with all of ``tokens`` tokens: for a stream of another resolution."""
         every = torch.arange(tokens, device=self.tokens.device).expand(self.tokens.shape[0], tokens)
-        return replace(self, tokens=every, full_tokens=tokens, rows=None, fused=False)
+        return replace(self, tokens=every, full_tokens=tokens, rows=None, fused=False, alone=None)
 
     def keep_mask(self) -> Tensor:
         """``(B, N)`` bool, True where the token was kept."""

@@ -18,6 +18,8 @@ from snntorch_smixer.patching.products import (
     Sizes,
     describe,
     is_activation,
+    multiplies_entries,
+    operands,
     operation,
     pairs,
     roles,
@@ -72,9 +74,9 @@ def _described(pair: Pair, sizes: Sizes, module: nn.Module) -> Attention:
 
 def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:
     for node in graph.nodes:
-        if operation(node) != "mul" or len([n for n in node.args if is_activation(n)]) != 2:
+        if not multiplies_entries(node):
             continue
-        pair: list[Any] = list(node.args)
+        pair: list[Any] = operands(node)
         for gated, gate in (pair, pair[::-1]):
             found = _sum_behind(gate)
             if found is None or gated.meta[VALUE].shape != node.meta[VALUE].shape:
@@ -92,6 +94,9 @@ def _linear(graph: fx.Graph, sizes: Sizes, heads: int) -> Attention | None:
     return None
 
 
+_SCALING = frozenset(["mul", "div", "truediv", "add", "sub", "float", "to"])
+
+
 def _sum_behind(node: Any) -> tuple[fx.Node, fx.Node] | None:
     neuron = None
     while isinstance(node, fx.Node):
@@ -99,7 +104,7 @@ def _sum_behind(node: Any) -> tuple[fx.Node, fx.Node] | None:
             return (node, neuron) if neuron is not None else None
         if node.op == "call_module" and neuron is None:
             neuron = node
-        elif operation(node) not in INDEXING or node.op == "call_module":
+        elif operation(node) not in INDEXING | _SCALING or node.op == "call_module":
             return None
         inputs = [n for n in node.all_input_nodes if is_activation(n)]
         node = inputs[0] if len(inputs) == 1 else None

@@ -227,6 +227,11 @@ class WrappedDSTSP(DSTSP, KeepsLess, HoldsSequence):
 
     _memory = "reference"
 
+    @property
+    def always(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Places of tokens that are never dropped, see `Plan`."""
+        return self.plan.always
+
     def check(self, settings: DSTSPConfig) -> None:
         """Raise `SettingError` when ``settings`` do not fit the wrapped model."""
         super().check(settings)

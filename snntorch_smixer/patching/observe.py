@@ -236,7 +236,7 @@ class _Recorder(TorchFunctionMode):
             self.seen.products += [here] * both
         elif name in ("mul", "__mul__", "__rmul__") and _activations(args, kwargs) > 1:
             self.seen.gates.append(here[1])
-        elif name == "sum":
+        elif name in ("sum", "mean"):
             self.seen.sums.append(here)
         elif _looks_around(name, args, kwargs):
             self.seen.spatial.append(here)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,52 @@ FEW = 8
 """Rows of a learned table that may be tokens of their own rather than places of N tokens."""
 
 
+def always_kept(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    seen: Observation,
+    sites: Sites,
+    surveys: Mapping[str, Survey],
+    stem: tuple[str, str] | None,
+) -> tuple[str, tuple[int, ...]]:
+    """Why no token can be dropped, "" where they can; and the places of those that have to stay, as class tokens.
+
+    Args:
+        model: is not touched.
+        args: an example.
+        seen: the model on that example.
+        sites: its blocks.
+        surveys: of them.
+        stem: (dotted name, layout) of a module whose output is pruned, where no block takes the whole stream.
+    """
+    layouts = {path: found.layout for path, found in surveys.items()}
+    alike, what = special_tokens(model, args, seen, places=layouts, steps=sites.steps)
+    if alike and (stem is not None or len(alike) > FEW):
+        return f"{what}, which would be ranked and dropped like an image token", ()
+    by_place = partial(read_by_place, model, args, sites, surveys, stem)
+    why = by_place()
+    if not why:
+        return "", alike
+    call = seen.first_call(sites.blocks[0])
+    tokens = None if call is None else _tokens(seen, call.path, layouts[call.path], _known(sites.steps))
+    if tokens is None or stem is not None or why.startswith(EACH):
+        return why, ()
+    last = tokens.shape[2] - 1
+    for guess in (alike,) if alike else ((0,), (0, 1), (last,)):
+        at_an_end = guess in (tuple(range(len(guess))), tuple(range(last + 1 - len(guess), last + 1)))
+        if at_an_end and not by_place(stay=guess):
+            return "", guess
+    return (f"{what}, and {why}" if what else why), ()
+
+
+def _known(steps: int | None) -> dict[str, int]:
+    return {} if steps is None else {"t": steps}
+
+
 def special_tokens(
     model: nn.Module, args: tuple[Any, ...], seen: Observation, *, places: Mapping[str, str], steps: int | None
-) -> str:
-    """Why some tokens may not be ranked and dropped like the others, "" where all are alike.
+) -> tuple[tuple[int, ...], str]:
+    """Places of tokens that are the same for every input, as learned ones, none where all differ; and what they are.
 
     Args:
         model: is not touched.
@@ -30,20 +73,20 @@ def special_tokens(
         places: layout of the stream where it enters each block, by dotted name.
         steps: T, where the model tells it.
     """
-    known = {} if steps is None else {"t": steps}
+    known = _known(steps)
     alike: dict[str, Tensor] = {}
     for other in _others(model, args, places, known):
         alike = _constant(seen, other, places, known, alike)
         if not alike:
-            return ""
+            return (), ""
     path, same = next(iter(alike.items()), ("", None))
     if same is None:
-        return ""
+        return (), ""
     numbers = same.nonzero().flatten().tolist()
     token = _tokens(seen, path, places[path], known)[0, 0, numbers[0]]  # type: ignore[index]
     name = next((name for name, p in model.named_parameters() if _holds(p, token)), "")
     what = f"its stream holds {name}" if name else f"tokens {numbers} in front of {path} are the same for every input"
-    return f"{what}, which would be ranked and dropped like an image token"
+    return tuple(numbers), what
 
 
 def _others(
@@ -116,13 +159,22 @@ def _holds(parameter: nn.Parameter, token: Tensor) -> bool:
     return bool((parameter.detach().reshape(-1, len(token)) == token).all(1).any())
 
 
+EACH = "its output has an entry for each token"
+
+
 def read_by_place(
-    model: nn.Module, args: tuple[Any, ...], sites: Sites, surveys: Mapping[str, Survey], stem: tuple[str, str] | None
+    model: nn.Module,
+    args: tuple[Any, ...],
+    sites: Sites,
+    surveys: Mapping[str, Survey],
+    stem: tuple[str, str] | None,
+    *,
+    stay: tuple[int, ...] = (),
 ) -> str:
     """Why the order of the tokens matters behind the blocks, "" where it does not.
 
-    What the blocks give is replaced by the same random tokens twice, the second time all one place further. A head that
-    pools over all tokens gives the same; one that reads a place, whichever, does not.
+    What the blocks give is replaced by the same random tokens twice, the second time all one place further, but for
+    those at ``stay``. A head that pools over all tokens gives the same; one that reads a place, whichever, does not.
     """
     last = surveys[sites.blocks[-1]]
     if sites.keeps_grid or (stem is None and not last.residual):
@@ -131,12 +183,15 @@ def read_by_place(
     known = {} if sites.steps is None else {"t": sites.steps}
     for precise in (True, False):
         try:
-            outs = [_rolled(model, args, places, known, shift, precise) for shift in (0, 1)]
+            outs = [
+                _replaced(model, args, places, partial(_Replace, known=known, shift=n, stay=stay), precise)
+                for n in (0, 1)
+            ]
         except Exception:  # noqa: BLE001 - third-party code may know no double precision
             continue
         if _differ(*outs, tolerance=1e-6 if precise else 0.02):
             if not _differ(*outs, tolerance=1e-6 if precise else 0.02, first=True):
-                return f"its output has an entry for each token behind {sites.blocks[-1]}, and would lose some"
+                return f"{EACH} behind {sites.blocks[-1]}, and would lose some"
             return (
                 f"its output changes where tokens behind {sites.blocks[-1]} change places, so its head reads by place"
             )
@@ -147,8 +202,8 @@ def read_by_place(
 class _Replace:
     """Forward hook: random tokens in place of what came out, in their order or rolled."""
 
-    def __init__(self, layout: str, known: Mapping[str, int], shift: int) -> None:
-        self.layout, self.known, self.shift = Layout(layout), known, shift
+    def __init__(self, layout: str, known: Mapping[str, int], shift: int, stay: tuple[int, ...] = ()) -> None:
+        self.layout, self.known, self.shift, self.stay = Layout(layout), known, shift, stay
 
     def __call__(self, _module: nn.Module, _args: Any, out: Any) -> Any:
         x = first_tensor(out)
@@ -160,15 +215,16 @@ class _Replace:
         drawn = torch.randint(-8, 9, tokens.shape, generator=generator)
         drawn = drawn * torch.randint(1, 4, (1, 1, tokens.shape[2], 1), generator=generator)
         grid = {name: self.layout.size(x, name) for name in ("y", "x") if name in self.layout}
-        return with_first(out, self.layout.from_tokens(drawn.roll(self.shift, 2).to(x), grid))
+        moving = [place for place in range(tokens.shape[2]) if place not in self.stay]
+        drawn[:, :, moving] = drawn[:, :, moving].roll(self.shift, 2)
+        return with_first(out, self.layout.from_tokens(drawn.to(x), grid))
 
 
-def _rolled(
+def _replaced(
     model: nn.Module,
     args: tuple[Any, ...],
     places: Mapping[str, str],
-    known: Mapping[str, int],
-    shift: int,
+    replacing: Callable[[str], _Replace],
     precise: bool,
 ) -> list[Tensor]:
     """All that the model gives when the tokens at ``places`` are replaced."""
@@ -177,7 +233,7 @@ def _rolled(
         twin = twin.double()
         args = tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
     for path, layout in places.items():
-        twin.get_submodule(path).register_forward_hook(_Replace(layout, known, shift))
+        twin.get_submodule(path).register_forward_hook(replacing(layout))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         return list(tensors(twin(*args)))
 

@@ -21,7 +21,7 @@ from snntorch_smixer.patching.hooks import ONLY_STEPS
 from snntorch_smixer.patching.loop import find_loop
 from snntorch_smixer.patching.observe import Observation, copied, given_in, observe
 from snntorch_smixer.patching.outputs import shapes_of
-from snntorch_smixer.patching.places import read_by_place, special_tokens, unknown_tokens
+from snntorch_smixer.patching.places import always_kept, unknown_tokens
 from snntorch_smixer.patching.probe import Subject
 from snntorch_smixer.patching.record import Plan, check_fits, steps_after, tokens_after
 from snntorch_smixer.patching.refuse import (
@@ -156,20 +156,25 @@ def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool 
     edits: list[Edit] = [*swaps, *_whole_grid_edits(surveys, swap), *_first_marked(prunes), *caps, *units]
     pruned = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
     last, depth = tokens[sites.blocks[-1]], len(pruned)
+    fixed = tied_tokens(sites, surveys, tokens)
+    always: tuple[int, ...] = ()
+    if not fixed:
+        fixed, always = _special(model, replace(subject, sites=sites), surveys, example)
     check_rates(settings.ps, depth=depth, may_fall=sites.keeps_grid)
     plan = Plan(
         model=type(model).__name__,
         family=subject.name,
         settings=settings,
         steps=(levels or steps, steps_after(settings, levels or steps)),
-        tokens=(last, tokens_after(settings, last, depth)),
+        tokens=(last, tokens_after(settings, last, depth, len(always))),
         parameters=_parameters(model, swaps),
         depth=depth,
         levels=levels,
         keeps_grid=sites.keeps_grid,
         refusal=no_pruning(surveys),
         every_step="" if loop is None else loop.cannot_drop(),
-        fixed=tied_tokens(sites, surveys, tokens) or _special(model, replace(subject, sites=sites), surveys, example),
+        fixed=fixed,
+        always=always,
         left=tuple(_left(sites, surveys, swapped, swap)),
         has_spikes=all(edit.neuron is not None or _holds_spikes(edit, seen) for edit in pruned),
         edits=tuple(edit.describe() for edit in edits),
@@ -225,14 +230,13 @@ def _attending(model: nn.Module, sites: Sites, surveys: dict[str, Survey]) -> tu
     return replace(sites, blocks=tuple(kept)), kept
 
 
-def _special(model: nn.Module, subject: Subject, surveys: dict[str, Survey], example: _Seen) -> str:
-    """Why some tokens of the stream mean more than others, "" where none do."""
-    sites = subject.sites
+def _special(
+    model: nn.Module, subject: Subject, surveys: dict[str, Survey], example: _Seen
+) -> tuple[str, tuple[int, ...]]:
+    """Why no token of the stream can be dropped, "" where they can; and those that mean more and are always kept."""
     if example.run is None:
-        return unknown_tokens(model, sites, surveys[sites.blocks[0]].channels)
-    layouts = {path: found.layout for path, found in surveys.items()}
-    learned = special_tokens(model, example.args, example.run, places=layouts, steps=sites.steps)
-    return learned or read_by_place(model, example.args, sites, surveys, subject.stem)
+        return unknown_tokens(model, subject.sites, surveys[subject.sites.blocks[0]].channels), ()
+    return always_kept(model, example.args, example.run, subject.sites, surveys, subject.stem)
 
 
 def _renamed(edit: PruneEdit, swapped: dict[str, Swap], *, loop: Loop | None) -> PruneEdit:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from snntorch_smixer.errors import FamilyError
-from snntorch_smixer.patching.trace import VALUE, run_node
+from snntorch_smixer.patching.trace import VALUE, holds_tensors, run_node
 
 INDEXING = frozenset(
     (
@@ -132,9 +132,8 @@ def is_activation(node: Any) -> bool:
 
 def depends(node: fx.Node) -> bool:
     """True for a node that holds data of the input: activations or a tuple of them, no size."""
-    value = node.meta[VALUE]
-    if value is None or isinstance(value, (bool, int, float, str, torch.Size)):
-        return False  # a size carries no activations
+    if not holds_tensors(node.meta[VALUE]):
+        return False  # a size, a type or a device carries no activations
     if node.op in ("placeholder", "get_attr"):
         return node.op == "placeholder"
     return any(depends(other) for other in node.all_input_nodes)
@@ -171,10 +170,22 @@ def _pair(first: fx.Node, second: fx.Node, side: int, reached: Mapping[fx.Node, 
 
 
 def _is_product(node: fx.Node) -> bool:
-    if operation(node) not in _MATMULS or node.op == "placeholder":
+    if operation(node) not in _MATMULS or node.op == "placeholder" or multiplies_entries(node):
         return False
     factors = operands(node)
     return len(factors) == 2 and all(is_activation(factor) for factor in factors)
+
+
+def multiplies_entries(node: fx.Node) -> bool:
+    """True for a product entry by entry of two activations, spelled ``a * b`` or as an einsum that sums nothing."""
+    if node.op in ("placeholder", "call_module") or operation(node) not in ("mul", "einsum"):
+        return False
+    if len([factor for factor in operands(node) if is_activation(factor)]) != 2:
+        return False
+    if operation(node) == "mul":
+        return True
+    inputs, _, out = str(node.args[0]).replace(" ", "").partition("->")
+    return inputs.count(",") == 1 and "." not in inputs and {*inputs} - {","} <= {*out}
 
 
 def operands(node: fx.Node) -> list[fx.Node]:
@@ -311,7 +322,10 @@ def _finish(
     if any(size % (sizes.b * sizes.w) == 0 for size in batch):  # no axis of their own
         sizes = replace(sizes, b=sizes.b * sizes.w, w=1)
     for label, size in zip(axes, shape, strict=True):
-        letters.setdefault(label, _batch_letters(size, sizes))
+        letter = _batch_letters(size, sizes)
+        if letter == "w" and "w" in letters.values():
+            letter = "g"  # as many heads as windows: windows are cut first
+        letters.setdefault(label, letter)
     value_layout = " ".join(letters[label] for label in axes)
     out_layout = " ".join(letters[label] for label in out_axes)
     depth = shape[[letters[label] for label in axes].index("d")]

@@ -37,6 +37,7 @@ class Plan:
         every_step: why no step can be dropped, "" where they can; tokens may be.
         left: one line per attention or product that stays as it is, with the reason.
         memory: what the memory mode does, one line each; only `summary` tells.
+        always: places of tokens that are never dropped and that nothing is merged into, as class tokens.
         inactive: why nothing is dropped now whatever the settings are, "" where it is; only `summary` tells.
 
     Examples:
@@ -62,6 +63,7 @@ class Plan:
     left: tuple[str, ...] = ()
     memory: tuple[str, ...] = ()
     inactive: str = ""
+    always: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         steps, what = self.steps, "steps" if self.levels is None else "levels"
@@ -75,6 +77,8 @@ class Plan:
             f"  {what:<11} {_arrow(*steps)}",
             f"  parameters  {before:,} -> {'known after the first forward' if after is None else f'{after:,}'}",
         ]
+        if self.always:
+            lines.append(f"  always kept tokens {', '.join(map(str, self.always))} of 0 to {self.tokens[0] - 1}")  # type: ignore[operator]
         if self.inactive:
             lines.append(f"  pruning     off now: {self.inactive}")
         done = (*self.edits, *self.left)
@@ -169,9 +173,9 @@ def steps_after(settings: DSTSPConfig, steps: int | None) -> int | None:
     return steps if settings.t is None else settings.t
 
 
-def tokens_after(settings: DSTSPConfig, tokens: int | None, depth: int) -> int | None:
-    """N' of N in the last block, None where N is not known."""
-    return None if tokens is None else tokens_kept(tokens, rate_at(settings.ps, depth - 1, depth))
+def tokens_after(settings: DSTSPConfig, tokens: int | None, depth: int, always: int = 0) -> int | None:
+    """N' of N in the last block with ``always`` tokens that stay, None where N is not known."""
+    return None if tokens is None else tokens_kept(tokens, rate_at(settings.ps, depth - 1, depth), always)
 
 
 def check_fits(plan: Plan, settings: DSTSPConfig) -> None:
@@ -197,6 +201,7 @@ def check_fits(plan: Plan, settings: DSTSPConfig) -> None:
             f"wrap: the stream of this {plan.model} holds real values and no neuron module reads it, so there are no "
             "spikes to rank steps and tokens by. Pass ps=0, t=None to swap only, or make its spike function a module."
         )
+    _check_always(plan, settings)
     if settings.place != "stem":
         raise SettingError(
             f"wrap: place={settings.place!r} is inside the stem of a network of this package; in a wrapped model steps "
@@ -212,3 +217,21 @@ def check_fits(plan: Plan, settings: DSTSPConfig) -> None:
             f"wrap: merge={settings.merge!r} needs tokens that leave, but those of this {plan.model} keep their place "
             "and value. Pass 'softmatch' or 'drop'; nothing is merged with either."
         )
+
+
+def _check_always(plan: Plan, settings: DSTSPConfig) -> None:
+    """Raise `SettingError` where tokens that are always kept would lie at other places, which the head may read."""
+    if not plan.always or plan.tokens[0] is None:
+        return
+    first = plan.always == tuple(range(len(plan.always)))
+    last = plan.always == tuple(range(plan.tokens[0] - len(plan.always), plan.tokens[0]))
+    for setting, wrong in {
+        "w_prime='crop'": settings.w_prime == "crop" and not first,
+        "w_prime='shared'": settings.w_prime == "shared" and not (first or last),
+        "merge='fuse'": settings.merge == "fuse" and not first,
+    }.items():
+        if wrong:
+            raise SettingError(
+                f"wrap: {setting} moves tokens {plan.always} of this {plan.model}, which are no image tokens and have "
+                "to stay where they are. Pass w_prime='gather' and merge='softmatch', 'sum' or 'drop'."
+            )

@@ -237,16 +237,18 @@ class SwappedAttention(InPlaceOf):
                 )
 
     def __getattr__(self, name: str) -> Any:
-        # Plain attributes of the original, num_heads or scale, and its neurons, which the code around it may read: the
-        # membranes of all of them are often made outside, neuron by neuron.
+        # What the code around it may read of the original: num_heads or scale, its neurons, whose membranes are often
+        # made outside, neuron by neuron, and its methods, as reset or one that makes all its membranes.
         try:
             return super().__getattr__(name)
         except AttributeError:
             removed = self.__dict__.get("removed")
             known = {} if removed is None else {**vars(removed.module), **_without_weights(removed.module)}
-            if name.startswith("__") or name not in known:
+            if name.startswith("__") or removed is None:
                 raise
-            return known[name]
+            if name not in known and not inspect.isfunction(getattr(type(removed.module), name, None)):
+                raise
+            return known[name] if name in known else getattr(removed.module, name)
 
     def extra_repr(self) -> str:
         """What it replaced."""
@@ -265,11 +267,3 @@ def _without_weights(module: nn.Module) -> dict[str, nn.Module]:
 
 def _equal(a: Any, b: Any) -> bool:
     return isinstance(a, (bool, int, float, str)) and isinstance(b, (bool, int, float, str)) and a == b
-
-
-class ResettingAttention(SwappedAttention):
-    """A `SwappedAttention` whose original puts its own neurons at rest when asked."""
-
-    def reset(self) -> None:
-        """What the original does; its neurons are shared."""
-        self.removed.module.reset()  # type: ignore[operator]

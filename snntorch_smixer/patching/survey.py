@@ -97,7 +97,7 @@ def survey(
     twin, furthest, reason = copied(block), -1, ""
     for path, (args, kwargs) in (given or {}).items():
         remember_given(twin.get_submodule(path), args, kwargs)
-    for layout, channels, square, grid in _candidates(twin, shape, tokens):
+    for layout, channels, square, grid in _candidates(twin, shape, tokens, given or {}):
         x, sizes = fabricate(twin, layout, channels, grid=grid, square=square)
         seen = Observation()
         try:
@@ -114,6 +114,8 @@ def survey(
             and not _steps_are_samples(twin, layout, x, sizes, out)
             and not _mixes_samples(twin, layout, x, sizes, out)
         ):
+            if square and shape and not _takes_other_grids(twin, layout, channels, sizes):
+                continue
             own = grid if tokens is None else None
             return _describe(twin, layout, channels, x, sizes, replace(seen, own=own))
         if not same and len(seen.calls) >= furthest:
@@ -123,6 +125,21 @@ def survey(
         f"wrap: {type(block).__name__} takes none of the layouts {', '.join(LAYOUTS)} at any width of its weights"
         f"{reason}. Expected a block that gives a stream of any number of tokens back in its shape."
     )
+
+
+@torch.no_grad()
+def _takes_other_grids(block: nn.Module, layout: str, channels: int, sizes: Sizes) -> bool:
+    """True where a block that runs on the square grid of ``sizes`` runs on other squares too."""
+    for side in (sizes.y + 2, sizes.y + 4, 2 * sizes.y):
+        x, _ = fabricate(block, layout, channels, grid=(side, side), square=True)
+        twin = copy.deepcopy(block)
+        try:
+            out = first_tensor(twin(**example_arguments(twin, x)))
+        except Exception:  # noqa: BLE001 - third-party code may raise anything
+            continue
+        if out is not None and out.numel() == x.numel():
+            return True
+    return False
 
 
 @torch.no_grad()
@@ -168,7 +185,7 @@ def _mixes_samples(block: nn.Module, layout: str, x: Tensor, sizes: Sizes, out: 
 
 
 def _candidates(
-    block: nn.Module, shape: tuple[int, ...], tokens: int | None
+    block: nn.Module, shape: tuple[int, ...], tokens: int | None, given: Given
 ) -> Iterator[tuple[str, int, bool, tuple[int, int] | None]]:
     widths = list(dict.fromkeys(p.shape[1] for p in block.parameters() if p.dim() > 1 and p.shape[1] > 1))
     widths += [m.in_features for m in block.modules() if isinstance(m, nn.Linear) and m.in_features not in widths]
@@ -177,11 +194,22 @@ def _candidates(
         if not shape or len(Layout(layout).groups) == len(shape):
             yield layout, channels, square, None if tokens is None else (tokens, 1)
     # Then the tokens of the run: Swin's windows divide no other grid, a table of places has a row for each.
-    for layout, channels in itertools.product(LAYOUTS if shape and tokens is None else (), widths):
+    layouts = sorted(LAYOUTS, key=lambda layout: layout.endswith("c") != _reads_last_axis(block, shape, given))
+    for layout, channels in itertools.product(layouts if shape and tokens is None else (), widths):
         groups = Layout(layout).groups
         if len(groups) == len(shape) and shape[groups.index(("c",))] == channels:
             size = dict(zip(groups, shape, strict=True))
             yield layout, channels, False, (size[("n",)], 1) if ("n",) in size else (size[("y",)], size[("x",)])
+
+
+def _reads_last_axis(block: nn.Module, shape: tuple[int, ...], given: Given) -> bool:
+    """True where the layers that take the stream as it is are no convolutions, which read the axis before the last."""
+    layers = [
+        block.get_submodule(path)
+        for path, (args, kwargs) in given.items()
+        if (x := first_tensor((args, kwargs))) is not None and tuple(x.shape[-2:]) == shape[-2:]
+    ]
+    return not any(isinstance(layer, nn.modules.conv._ConvNd) for layer in layers)
 
 
 def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Sizes, seen: Observation) -> Survey:
@@ -279,7 +307,7 @@ def _attentions(
         form, width = (layout, channels) if call is None else layout_of(call.x, sizes)
         if not form:
             continue
-        swap = _prepared(path, module, form, width, found, seen.own)
+        swap = _prepared(path, module, form, width, found, (sizes.y, sizes.x))
         if swap is not None:
             yield path, replace(swap, grid=seen.own)
         elif path in quadratic and not {path} & {*found.left, *found.others}:

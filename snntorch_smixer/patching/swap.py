@@ -13,7 +13,7 @@ from torch import fx, nn
 from snntorch_smixer.patching.fused import Fused, Slice, sliced
 from snntorch_smixer.patching.modules import Current, TokenMixing, token_matrix
 from snntorch_smixer.patching.program import Program
-from snntorch_smixer.patching.standins import Removed, ResettingAttention, SwappedAttention, Tap
+from snntorch_smixer.patching.standins import Removed, SwappedAttention, Tap
 from snntorch_smixer.patching.trace import CALL, Given
 from snntorch_smixer.patching.unrolled import Unrolled
 
@@ -185,9 +185,8 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
     programs = (evaluation, evaluation if swap.train_graph is None else Program(swap.train_graph))
     if swap.loops:
         programs = Unrolled(swap.layout, swap.given, swap.grid).pair()
-    kind = ResettingAttention if callable(getattr(module, "reset", None)) else SwappedAttention
     if swap.kind == "as_is":
-        return kind(programs, parts, Removed(module), resets=swap.resets, frozen=swap.frozen)
+        return SwappedAttention(programs, parts, Removed(module), resets=swap.resets, frozen=swap.frozen)
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
     tokens = None if swap.windows > 1 else tokens
     w_m = token_matrix(swap.heads, tokens, swap.stride, height=swap.height, causal=swap.causal)
@@ -207,4 +206,4 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
         matrices_of.take()
         backs = [matrices_of]
     removed = Removed(module, backs, tap)
-    return kind(programs, {**parts, MIXER: mixer}, removed, resets=swap.resets, frozen=swap.frozen)
+    return SwappedAttention(programs, {**parts, MIXER: mixer}, removed, resets=swap.resets, frozen=swap.frozen)

@@ -401,6 +401,24 @@ class _Picks:
         return size._call(self.plain, *args)
 
 
+FACTORIES = ("ones", "zeros", "full", "empty", "eye", "arange", "linspace", "rand", "randn")
+"""Functions of torch that take sizes and no tensor, so that torch does not ask a proxy for them."""
+
+
+class _Makes:
+    """Stands for a function of torch that makes a tensor: where a size is given it is a node."""
+
+    def __init__(self, plain: Callable[..., Any]) -> None:
+        self.plain = plain
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        flat = [one for arg in (*args, *kwargs.values()) for one in (arg if isinstance(arg, (tuple, list)) else (arg,))]
+        size = next((one for one in flat if isinstance(one, _Sized)), None)
+        if size is None:
+            return self.plain(*args, **kwargs)
+        return size.tracer.create_proxy("call_function", self.plain, args, kwargs)
+
+
 def run_node(root: Any, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
     """Execute one node of a graph, reading its inputs through ``value_of``."""
     args = fx.node.map_arg(node.args, value_of)
@@ -434,9 +452,14 @@ def _patched() -> Iterator[None]:
         return plain.__func__(cls, *args, **kwargs)
 
     torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    factories = {name: getattr(torch, name) for name in FACTORIES}
     try:
+        for name, factory in factories.items():
+            setattr(torch, name, _Makes(factory))
         yield
     finally:
+        for name, factory in factories.items():
+            setattr(torch, name, factory)
         torch.autograd.Function.apply = plain  # type: ignore[method-assign]
         nn.Module.__call__, nn.Module.__getattr__ = call, attribute  # type: ignore[method-assign]
 

@@ -251,7 +251,7 @@ def summary(model: nn.Module) -> Plan:
     sizes = [shape for shape in made.values() if shape[0]]
     tokens = done.tokens[0] if done.tokens[0] is not None or not sizes else sizes[-1][0]
     steps = (done.steps[0], steps_after(settings, done.steps[0]) if active else done.steps[0])
-    kept = (tokens, tokens_after(settings, tokens, done.depth) if active else tokens)
+    kept = (tokens, tokens_after(settings, tokens, done.depth, len(done.always)) if active else tokens)
     lazy = any(isinstance(p, nn.UninitializedParameter) for p in model.parameters())
     edits = tuple(_made(edit, made) for edit in done.edits)
     if done.family == "native":

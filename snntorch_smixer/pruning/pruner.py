@@ -172,6 +172,9 @@ class DSTSP(nn.Module):
             self.depth, self.steps = before
             raise
 
+    always: tuple[int, ...] = ()
+    """Places of tokens that are never dropped and that nothing is merged into, as class tokens."""
+
     keeps_grid = False
     """True where dropped tokens keep their place in ``x``: a `Selection` is made, but ``x`` only loses steps."""
 
@@ -193,7 +196,9 @@ class DSTSP(nn.Module):
     def tokens_left(self, full_tokens: int, block: int = 0) -> int:
         """N' of N in front of block ``block``."""
         return (
-            tokens_kept(full_tokens, rate_at(self.settings.ps, block, self.depth or 1)) if block >= 0 else full_tokens
+            tokens_kept(full_tokens, rate_at(self.settings.ps, block, self.depth or 1), len(self.always))
+            if block >= 0
+            else full_tokens
         )
 
     def prunes(self, x: Tensor, kept: Selection | None = None, block: int = 0) -> bool:
@@ -284,17 +289,29 @@ class DSTSP(nn.Module):
     def _select(self, scores: Tensor, kept: Selection, block: int) -> Selection:
         chosen, tokens = self.settings, kept.full_tokens
         left = self.tokens_left(tokens, block)
-        order = rank(scores, chosen.ranking)[:, :left]
-        if not self.keeps_grid and kept.drops_tokens:
-            order = kept.tokens.gather(1, order)
+        order = rank(scores, chosen.ranking)
+        places = kept.tokens if kept.drops_tokens and not self.keeps_grid else None  # of the scores, None for all
+        order = self._always_first(order, places)[:, :left]
+        if places is not None:
+            order = places.gather(1, order)
         drops = left < tokens
         fused = drops and chosen.merge == "fuse"
         rows = None
         if drops and chosen.w_prime == "shared" and self.training:
-            draw = torch.randperm(tokens, device=scores.device)
+            draw = self._always_first(torch.randperm(tokens, device=scores.device)[None], None)[0]
             rows = draw[: left + int(fused)].sort().values
         crop = drops and chosen.w_prime == "crop"
-        return replace(kept, tokens=order if crop else order.sort(dim=1).values, rows=rows, fused=fused)
+        order = order if crop else order.sort(dim=1).values
+        return replace(kept, tokens=order, rows=rows, fused=fused, alone=self._is_always(order))
+
+    def _is_always(self, tokens: Tensor) -> Tensor | None:
+        """True where ``tokens``, numbers of places, are among those that are always kept; None where there are none."""
+        return torch.isin(tokens, torch.tensor(self.always, device=tokens.device)) if self.always else None
+
+    def _always_first(self, order: Tensor, places: Tensor | None) -> Tensor:
+        """``order`` ``(B, M)`` of entries that lie at ``places``, with those that are always kept in front."""
+        always = self._is_always(order if places is None else places.gather(1, order))
+        return order if always is None else order.gather(1, (~always).to(torch.uint8).sort(dim=1, stable=True).indices)
 
     def extra_repr(self) -> str:
         """All settings, for ``print(model)``."""

@@ -26,7 +26,7 @@ def best_match(x: Tensor, kept: Selection) -> Tensor:
         ``(B, N - N')`` indices into the kept tokens. Cosine similarity over steps and channels, in float32, compared at
         a resolution of 2^-12 so that the rounding of a matrix product does not choose; the first kept token wins a tie.
         Source: the paper names Softmatch without a formula; this is ToMe's bipartite soft matching with SIV choosing
-        the two sets.
+        the two sets. Tokens that are ``alone`` are resembled by none.
     """
     autocast = torch.amp.is_autocast_available(x.device.type)  # false on the meta device
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
@@ -36,6 +36,8 @@ def best_match(x: Tensor, kept: Selection) -> Tensor:
         mine = features.gather(1, kept.tokens[:, :, None].expand(-1, -1, columns))
         lost = features.gather(1, kept.dropped()[:, :, None].expand(-1, -1, columns))
         similarity = (lost @ mine.transpose(1, 2) * _RESOLUTION).round()
+        if kept.alone is not None:
+            similarity = similarity.masked_fill(kept.alone[:, None], -torch.inf)
         return similarity.argmax(2)
 
 

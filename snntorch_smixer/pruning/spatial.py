@@ -9,8 +9,10 @@ from snntorch_smixer.pruning.rates import check_rate
 from snntorch_smixer.pruning.siv import rank, siv
 
 
-def tokens_kept(num_tokens: int, ps: float) -> int:
+def tokens_kept(num_tokens: int, ps: float, always: int = 0) -> int:
     """``N' = max(1, round(N * (1 - ps)))``: 64 -> 45 and 196 -> 137 at ps = 0.3. Halves round to even.
+
+    With ``always`` tokens that are never dropped, as a class token, ps is the share of the others.
 
     Raises:
         SettingError: ps outside [0, 1).
@@ -24,7 +26,7 @@ def tokens_kept(num_tokens: int, ps: float) -> int:
     if torch._C._get_tracing_state() is not None:
         num_tokens = int(num_tokens)  # a size is a tensor then
     # range() yields a plain number under torch.compile, which makes a float symbolic, and N' with it, once ps changed.
-    return max(1, len(range(round(num_tokens * (1 - ps)))))
+    return always + max(1, len(range(round((num_tokens - always) * (1 - ps)))))
 
 
 def dssp(spikes: Tensor, ps: float, ranking: str = "low") -> Tensor:

@@ -1,0 +1,523 @@
+"""Small spiking transformers of no family, one for each way in which users of snnTorch mix tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.fakes.neurons import MultiStepLIF
+
+DIM, HEADS, STEPS, SIDE = 24, 3, 4, 6
+"""Channels, heads, steps, and tokens along a side of the picture (36 tokens in all)."""
+
+
+def fire() -> MultiStepLIF:
+    return MultiStepLIF(v_threshold=0.15)
+
+
+def heads(x: Tensor) -> Tensor:
+    """(..., N, C) to (..., heads, N, C / heads)."""
+    return x.unflatten(-1, (HEADS, -1)).transpose(-3, -2)
+
+
+def joined(x: Tensor) -> Tensor:
+    return x.transpose(-3, -2).flatten(-2)
+
+
+class Attention(nn.Module):
+    """(T, B, N, C) in and out; subclasses mix q, k and v (T, B, N, C) in their own ways."""
+
+    def __init__(self, dim: int = DIM) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
+        self.q_lif, self.k_lif, self.v_lif, self.attn_lif, self.proj_lif = (fire() for _ in range(5))
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = heads(q), heads(k), heads(v)
+        return joined((q @ k.transpose(-2, -1)) @ v * 0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = ((self.q_lif, self.q), (self.k_lif, self.k), (self.v_lif, self.v))
+        q, k, v = (lif(linear(x)) for lif, linear in pairs)
+        return self.proj_lif(self.proj(self.attn_lif(self.mix(q, k, v))))
+
+
+class Softmax(Attention):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = heads(q), heads(k), heads(v)
+        return joined((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v) * 2
+
+
+class Called(Attention):
+    """The products are one call of torch."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return joined(F.scaled_dot_product_attention(heads(q), heads(k), heads(v))) * 2
+
+
+class MultiHead(nn.Module):
+    """``nn.MultiheadAttention`` on spikes."""
+
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.lif, self.mha, self.out = fire(), nn.MultiheadAttention(DIM, HEADS, batch_first=batch_first), fire()
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.lif(x).flatten(0, 1)
+        s = s if self.batch_first else s.transpose(0, 1)
+        y = self.mha(s, s, s, need_weights=False)[0]
+        y = y if self.batch_first else y.transpose(0, 1)
+        return self.out(2 * y.unflatten(0, x.shape[:2]))
+
+
+class FlatWindows(Attention):
+    """Windows of 12 tokens behind each other."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (heads(z.unflatten(2, (-1, 12))) for z in (q, k, v))
+        return joined((q @ k.transpose(-2, -1)) @ v * 0.3).flatten(2, 3)
+
+
+class Swin(Attention):
+    """Windows of 3 x 3 on the grid, whose side is a number in the code, as in Swin."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def cut(z: Tensor) -> Tensor:
+            z = z.reshape(-1, SIDE // 3, 3, SIDE // 3, 3, DIM).transpose(2, 3)
+            return heads(z.reshape(-1, 9, DIM))
+
+        steps, samples = q.shape[:2]
+        q, k, v = cut(q), cut(k), cut(v)
+        y = joined((q @ k.transpose(-2, -1)) @ v * 0.3)
+        y = y.reshape(-1, SIDE // 3, SIDE // 3, 3, 3, DIM).transpose(2, 3)
+        return y.reshape(steps, samples, SIDE * SIDE, DIM)
+
+
+class OverTime(Attention):
+    """Attention over T x N."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        steps = q.shape[0]
+        q, k, v = (z.transpose(0, 1).flatten(1, 2) for z in (q, k, v))
+        y = joined((heads(q) @ heads(k).transpose(-2, -1)) @ heads(v) * 0.05)
+        return y.unflatten(1, (steps, -1)).transpose(0, 1)
+
+
+class HadamardSum(Attention):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return q * self.v_lif2((k * v).sum(-2, keepdim=True))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v_lif2 = fire()
+
+
+class HadamardMul(HadamardSum):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.mul(self.v_lif2(torch.mul(v, k).sum(dim=2, keepdim=True)), q)
+
+
+class HadamardMean(HadamardSum):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        kv = k.mul(v).mean(2).mul(4)
+        return self.v_lif2(kv).unsqueeze(2).mul(q)
+
+
+class HadamardEinsum(HadamardSum):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.einsum("tbnc,tbc->tbnc", q, self.v_lif2(torch.einsum("tbnc,tbnc->tbc", k, v)))
+
+
+class NoValues(Attention):
+    """Scores times the input spikes themselves."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return joined((heads(q) @ heads(k).transpose(-2, -1)) @ heads(k) * 0.2)
+
+
+class FewerKeys(Attention):
+    """Keys and values of pairs of tokens: half as many."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = heads(q), heads(k[:, :, ::2]), heads(v[:, :, ::2])
+        return joined((q @ k.transpose(-2, -1)) @ v * 0.3)
+
+
+class Fixed(Attention):
+    """The number of tokens is a number in the code."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (z.reshape(z.shape[0], -1, SIDE * SIDE, HEADS, DIM // HEADS).transpose(2, 3) for z in (q, k, v))
+        return ((q @ k.transpose(-2, -1)) @ v * 0.2).transpose(2, 3).reshape(q.shape[0], -1, SIDE * SIDE, DIM)
+
+
+class Linear(Attention):
+    """Keys and values first."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return joined(heads(q) @ (heads(k).transpose(-2, -1) @ heads(v)) * 0.2)
+
+
+class Tril(Attention):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(64, 64).tril().bool())
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        n = q.shape[-2]
+        scores = heads(q) @ heads(k).transpose(-2, -1)
+        return joined(scores * self.mask[:n, :n] @ heads(v) * 0.2)
+
+
+class Filled(Attention):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        n = q.shape[-2]
+        later = torch.ones(n, n, device=q.device).triu(1).bool()
+        scores = heads(q) @ heads(k).transpose(-2, -1)
+        return joined(scores.masked_fill(later, float("-inf")).softmax(-1) @ heads(v)) * 2
+
+
+class CausalCall(Attention):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return joined(F.scaled_dot_product_attention(heads(q), heads(k), heads(v), is_causal=True)) * 2
+
+
+class LoopOfMembranes(nn.Module):
+    """A loop over the steps inside, with explicit membranes, as in the tutorials."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.proj = (nn.Linear(DIM, DIM) for _ in range(4))
+        self.q_lif, self.k_lif, self.v_lif, self.attn_lif, self.proj_lif = (
+            snn.Leaky(beta=0.5, threshold=0.1) for _ in range(5)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        q_mem, k_mem, v_mem = self.q_lif.init_leaky(), self.k_lif.init_leaky(), self.v_lif.init_leaky()
+        a_mem, p_mem = self.attn_lif.init_leaky(), self.proj_lif.init_leaky()
+        outs = []
+        for step in range(x.shape[0]):
+            q, q_mem = self.q_lif(self.q(x[step]), q_mem)
+            k, k_mem = self.k_lif(self.k(x[step]), k_mem)
+            v, v_mem = self.v_lif(self.v(x[step]), v_mem)
+            y = joined((heads(q) @ heads(k).transpose(-2, -1)) @ heads(v) * 0.2)
+            y, a_mem = self.attn_lif(y, a_mem)
+            y, p_mem = self.proj_lif(self.proj(y), p_mem)
+            outs.append(y)
+        return torch.stack(outs)
+
+
+class Depthwise(nn.Module):
+    """A depthwise convolution over the grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lif, self.conv, self.out = fire(), nn.Conv2d(DIM, DIM, 3, padding=1, groups=DIM), fire()
+
+    def forward(self, x: Tensor) -> Tensor:
+        t, b, n, c = x.shape
+        side = int(n**0.5)
+        z = self.lif(x).transpose(-2, -1).reshape(t * b, c, side, side)
+        return self.out(self.conv(z).reshape(t, b, c, n).transpose(-2, -1))
+
+
+class TokenMLP(nn.Module):
+    """An MLP over the tokens, as in MLP-Mixer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lif, self.up, self.mid = fire(), nn.Linear(SIDE * SIDE, 48), fire()
+        self.down, self.out = nn.Linear(48, SIDE * SIDE), fire()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(self.mid(self.up(self.lif(x).transpose(-2, -1))))
+        return self.out(y.transpose(-2, -1))
+
+
+class Fourier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lif, self.out, self.scale = fire(), fire(), nn.Parameter(torch.ones(DIM))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.fft.fft2(self.lif(x), dim=(-2, -1)).real * self.scale * 0.1)
+
+
+class Gates(nn.Module):
+    """No product of tokens at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lif, self.fc, self.out = fire(), nn.Linear(DIM, DIM), fire()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.fc(self.lif(x).cumsum(2) * 0.2))
+
+
+class Block(nn.Module):
+    """Attention and MLP with residuals."""
+
+    def __init__(self, attention: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.attn = attention()
+        self.fc1, self.fc1_lif = nn.Linear(DIM, 2 * DIM), fire()
+        self.fc2, self.fc2_lif = nn.Linear(2 * DIM, DIM), fire()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(x)
+        return x + self.fc2_lif(self.fc2(self.fc1_lif(self.fc1(x))))
+
+
+class LoopBlock(Block):
+    """The block loops over the steps, its neurons have hidden membranes."""
+
+    def __init__(self) -> None:
+        super().__init__(OneStep)
+        hidden = partial(snn.Leaky, beta=0.5, threshold=0.1, init_hidden=True)
+        self.fc1_lif, self.fc2_lif = hidden(), hidden()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.modules():
+            if isinstance(module, snn.Leaky):
+                module.reset_mem()
+        return torch.stack([super(LoopBlock, self).forward(step) for step in x])
+
+
+class OneStep(Attention):
+    """One step a call: (B, N, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("q_lif", "k_lif", "v_lif", "attn_lif", "proj_lif"):
+            setattr(self, name, snn.Leaky(beta=0.5, threshold=0.1, init_hidden=True))
+
+
+class Net(nn.Module):
+    """A picture (B, 3, 24, 24), shown T times."""
+
+    def __init__(self, attention: Callable[[], nn.Module] = Attention, depth: int = 2) -> None:
+        super().__init__()
+        self.patch, self.patch_lif, self.head = nn.Conv2d(3, DIM, 4, 4), fire(), nn.Linear(DIM, 5)
+        self.place = nn.Parameter(torch.randn(SIDE * SIDE, DIM) * 0.2)
+        self.blocks = nn.ModuleList(self.block(attention) for _ in range(depth))
+
+    def block(self, attention: Callable[[], nn.Module]) -> nn.Module:
+        return Block(attention)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        z = self.patch(x).flatten(2).transpose(1, 2) + self.place
+        return self.patch_lif(z.expand(STEPS, *z.shape))
+
+    def read(self, z: Tensor) -> Tensor:
+        return z.mean(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.tokens(x)
+        for block in self.blocks:
+            z = block(z)
+        return self.head(self.read(z).mean(0))
+
+
+class Looped(Net):
+    def block(self, attention: Callable[[], nn.Module]) -> nn.Module:
+        return LoopBlock()
+
+
+class ClassToken(Net):
+    """A learned token in front, which the head alone reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.rand(1, 1, DIM))
+
+    def tokens(self, x: Tensor) -> Tensor:
+        z = self.patch(x).flatten(2).transpose(1, 2) + self.place
+        z = torch.cat((self.first.expand(len(z), -1, -1), z), 1)
+        return self.patch_lif(z.expand(STEPS, *z.shape))
+
+    def read(self, z: Tensor) -> Tensor:
+        return z[:, :, 0]
+
+
+class TwoTokens(ClassToken):
+    """A token for the class and one that a teacher speaks to, at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.rand(1, 2, DIM))
+
+    def tokens(self, x: Tensor) -> Tensor:
+        z = super().tokens(x)
+        return torch.cat((z[:, :, 2:], z[:, :, :2]), 2)
+
+    def read(self, z: Tensor) -> Tensor:
+        return (z[:, :, -1] + z[:, :, -2]) / 2
+
+
+class Language(Net):
+    """Token ids (B, N), causal attention, logits of the next token at the last place."""
+
+    def __init__(self, attention: Callable[[], nn.Module] = CausalCall) -> None:
+        super().__init__(attention)
+        self.words = nn.Embedding(50, DIM)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        z = self.words(x)
+        return self.patch_lif(z.expand(STEPS, *z.shape))
+
+    def read(self, z: Tensor) -> Tensor:
+        return z
+
+
+class Speech(Net):
+    """Frames of a spectrogram (B, N, 16), N of any length; each is a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Linear(16, DIM)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        z = self.frames(x)
+        return self.patch_lif(z.expand(STEPS, *z.shape))
+
+
+class Membranes(nn.Module):
+    """Blocks take and return their membranes, as in the tutorials; the loop over the steps is in the forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.lif, self.head = nn.Conv2d(3, DIM, 4, 4), snn.Leaky(beta=0.5, threshold=0.1), nn.Linear(DIM, 5)
+        self.blocks, self.num_steps = nn.ModuleList(MembraneBlock() for _ in range(2)), STEPS
+
+    def step(self, x: Tensor, mem: Tensor, states: list[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor, list]:
+        z, mem = self.lif(self.patch(x).flatten(2).transpose(1, 2), mem)
+        after = []
+        for block, state in zip(self.blocks, states, strict=True):
+            z, *state = block(z, *state)
+            after.append(tuple(state))
+        return self.head(z.mean(1)), mem, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem, states = self.lif.init_leaky(), [block.start() for block in self.blocks]
+        outs = []
+        for _ in range(self.num_steps):
+            out, mem, states = self.step(x, mem, states)
+            outs.append(out)
+        return torch.stack(outs).mean(0)
+
+
+class MembraneBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.proj = (nn.Linear(DIM, DIM) for _ in range(4))
+        self.q_lif, self.k_lif, self.v_lif, self.a_lif, self.p_lif = (
+            snn.Leaky(beta=0.5, threshold=0.1) for _ in range(5)
+        )
+        self.fc, self.f_lif = nn.Linear(DIM, DIM), snn.Leaky(beta=0.5, threshold=0.1)
+
+    def start(self) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros(0) for _ in range(6))
+
+    def forward(
+        self, x: Tensor, q_mem: Tensor, k_mem: Tensor, v_mem: Tensor, a_mem: Tensor, p_mem: Tensor, f_mem: Tensor
+    ) -> tuple[Tensor, ...]:
+        q, q_mem = self.q_lif(self.q(x), q_mem)
+        k, k_mem = self.k_lif(self.k(x), k_mem)
+        v, v_mem = self.v_lif(self.v(x), v_mem)
+        y, a_mem = self.a_lif(joined((heads(q) @ heads(k).transpose(-2, -1)) @ heads(v) * 0.2), a_mem)
+        y, p_mem = self.p_lif(self.proj(y), p_mem)
+        x = x + y
+        y, f_mem = self.f_lif(self.fc(x), f_mem)
+        return x + y, q_mem, k_mem, v_mem, a_mem, p_mem, f_mem
+
+
+class TupleBlock(MembraneBlock):
+    """All membranes in one tuple."""
+
+    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        x, *state = super().forward(x, *state)
+        return x, tuple(state)
+
+
+class Tuples(Membranes):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(TupleBlock() for _ in range(2))
+
+    def step(self, x: Tensor, mem: Tensor, states: list[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor, list]:
+        z, mem = self.lif(self.patch(x).flatten(2).transpose(1, 2), mem)
+        after = []
+        for block, state in zip(self.blocks, states, strict=True):
+            z, state = block(z, state)
+            after.append(state)
+        return self.head(z.mean(1)), mem, after
+
+
+class Chain(Net):
+    """A layer and its input added by a small module, no MLP."""
+
+    def block(self, attention: Callable[[], nn.Module]) -> nn.Module:
+        return Plus(attention())
+
+
+class Plus(nn.Module):
+    def __init__(self, held: nn.Module) -> None:
+        super().__init__()
+        self.held = held
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.held(x)
+
+
+def pictures(batch: int = 2, seed: int = 0) -> Tensor:
+    return torch.rand(batch, 3, 4 * SIDE, 4 * SIDE, generator=torch.Generator().manual_seed(seed)) * 2 - 0.5
+
+
+def sentences(batch: int = 2, seed: int = 0) -> Tensor:
+    return torch.randint(0, 50, (batch, 20), generator=torch.Generator().manual_seed(seed))
+
+
+def spectrograms(batch: int = 2, seed: int = 0) -> Tensor:
+    return torch.rand(batch, 30, 16, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Tensor]]] = {
+    "softmax": (partial(Net, Softmax), pictures),
+    "sdpa": (partial(Net, Called), pictures),
+    "multihead": (partial(Net, partial(MultiHead, batch_first=False)), pictures),
+    "multihead batch first": (partial(Net, partial(MultiHead, batch_first=True)), pictures),
+    "flat windows": (partial(Net, FlatWindows), pictures),
+    "swin": (partial(Net, Swin), pictures),
+    "over time": (partial(Net, OverTime), pictures),
+    "hadamard sum": (partial(Net, HadamardSum), pictures),
+    "hadamard mul": (partial(Net, HadamardMul), pictures),
+    "hadamard mean": (partial(Net, HadamardMean), pictures),
+    "hadamard einsum": (partial(Net, HadamardEinsum), pictures),
+    "no values": (partial(Net, NoValues), pictures),
+    "fewer keys": (partial(Net, FewerKeys), pictures),
+    "fixed": (partial(Net, Fixed), pictures),
+    "linear": (partial(Net, Linear), pictures),
+    "tril": (partial(Net, Tril), pictures),
+    "filled": (partial(Net, Filled), pictures),
+    "causal sdpa": (partial(Net, CausalCall), pictures),
+    "loop in attention": (partial(Net, LoopOfMembranes), pictures),
+    "loop in block": (Looped, pictures),
+    "membranes": (Membranes, pictures),
+    "tuple of membranes": (Tuples, pictures),
+    "depthwise": (partial(Net, Depthwise), pictures),
+    "token mlp": (partial(Net, TokenMLP), pictures),
+    "fourier": (partial(Net, Fourier), pictures),
+    "running sum": (partial(Net, Gates), pictures),
+    "chain": (Chain, pictures),
+    "class token": (ClassToken, pictures),
+    "two tokens behind": (TwoTokens, pictures),
+    "language": (Language, sentences),
+    "speech": (Speech, spectrograms),
+}
+"""Name to a model and a batch of its input."""
