@@ -24,7 +24,7 @@ class Selection:
         rows: ``(N',)`` rows and columns of ``W_M`` drawn for the whole batch (``w_prime="shared"`` in training).
         fused: True when one extra token, the last, stands for all dropped ones (``merge="fuse"``).
         spike_cap: spikes that a neuron may fire over the kept steps, or None for no limit.
-        alone: ``(B, N')`` bool, True for kept tokens, as class tokens, that no dropped one is merged into; None for none.
+        alone: ``(B, N')`` bool, True for kept tokens that nothing is merged into, as class tokens; None for none.
 
     Examples:
         >>> import torch

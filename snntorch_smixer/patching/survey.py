@@ -307,7 +307,8 @@ def _attentions(
         form, width = (layout, channels) if call is None else layout_of(call.x, sizes)
         if not form:
             continue
-        swap = _prepared(path, module, form, width, found, (sizes.y, sizes.x))
+        grid = None if sizes.y == sizes.x and seen.own is None else (sizes.y, sizes.x)  # equal axes tell less
+        swap = _prepared(path, module, form, width, found, grid)
         if swap is not None:
             yield path, replace(swap, grid=seen.own)
         elif path in quadratic and not {path} & {*found.left, *found.others}:

@@ -306,7 +306,8 @@ class DSTSP(nn.Module):
 
     def _is_always(self, tokens: Tensor) -> Tensor | None:
         """True where ``tokens``, numbers of places, are among those that are always kept; None where there are none."""
-        return torch.isin(tokens, torch.tensor(self.always, device=tokens.device)) if self.always else None
+        always = torch.tensor(self.always, device=tokens.device)
+        return (tokens[..., None] == always).any(-1) if self.always else None
 
     def _always_first(self, order: Tensor, places: Tensor | None) -> Tensor:
         """``order`` ``(B, M)`` of entries that lie at ``places``, with those that are always kept in front."""

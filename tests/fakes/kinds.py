@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import snntorch as snn
 import torch
@@ -249,8 +251,8 @@ class Fourier(nn.Module):
         return self.out(torch.fft.fft2(self.lif(x), dim=(-2, -1)).real * self.scale * 0.1)
 
 
-class Gates(nn.Module):
-    """No product of tokens at all."""
+class RunningSum(nn.Module):
+    """Each token reads those in front of it, without any product."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -487,37 +489,64 @@ def spectrograms(batch: int = 2, seed: int = 0) -> Tensor:
     return torch.rand(batch, 30, 16, generator=torch.Generator().manual_seed(seed)) * 2
 
 
-KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Tensor]]] = {
-    "softmax": (partial(Net, Softmax), pictures),
-    "sdpa": (partial(Net, Called), pictures),
-    "multihead": (partial(Net, partial(MultiHead, batch_first=False)), pictures),
-    "multihead batch first": (partial(Net, partial(MultiHead, batch_first=True)), pictures),
-    "flat windows": (partial(Net, FlatWindows), pictures),
-    "swin": (partial(Net, Swin), pictures),
-    "over time": (partial(Net, OverTime), pictures),
-    "hadamard sum": (partial(Net, HadamardSum), pictures),
-    "hadamard mul": (partial(Net, HadamardMul), pictures),
-    "hadamard mean": (partial(Net, HadamardMean), pictures),
-    "hadamard einsum": (partial(Net, HadamardEinsum), pictures),
-    "no values": (partial(Net, NoValues), pictures),
-    "fewer keys": (partial(Net, FewerKeys), pictures),
-    "fixed": (partial(Net, Fixed), pictures),
-    "linear": (partial(Net, Linear), pictures),
-    "tril": (partial(Net, Tril), pictures),
-    "filled": (partial(Net, Filled), pictures),
-    "causal sdpa": (partial(Net, CausalCall), pictures),
-    "loop in attention": (partial(Net, LoopOfMembranes), pictures),
-    "loop in block": (Looped, pictures),
-    "membranes": (Membranes, pictures),
-    "tuple of membranes": (Tuples, pictures),
-    "depthwise": (partial(Net, Depthwise), pictures),
-    "token mlp": (partial(Net, TokenMLP), pictures),
-    "fourier": (partial(Net, Fourier), pictures),
-    "running sum": (partial(Net, Gates), pictures),
-    "chain": (Chain, pictures),
-    "class token": (ClassToken, pictures),
-    "two tokens behind": (TwoTokens, pictures),
-    "language": (Language, sentences),
-    "speech": (Speech, spectrograms),
+@dataclass(frozen=True)
+class Kind:
+    """A way of mixing tokens.
+
+    Attributes:
+        make: a model.
+        example: (batch, seed) to an input of it.
+        settings: arguments of `dstsp.wrap` besides ps=0.3, t=1.
+        swapped: modules that get a W_M.
+    """
+
+    make: Callable[[], nn.Module]
+    example: Callable[..., Tensor] = pictures
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    swapped: int = 2
+
+    def build(self) -> nn.Module:
+        """The same model each time, in evaluation mode."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self.make().eval()
+
+
+def _net(attention: Callable[[], nn.Module], swapped: int = 2, **settings: Any) -> Kind:
+    return Kind(partial(Net, attention), settings=settings, swapped=swapped)
+
+
+_ALL_TOKENS = {"ps": 0, "t": None}
+KINDS = {
+    "softmax": _net(Softmax),
+    "sdpa": _net(Called),
+    "multihead": _net(partial(MultiHead, batch_first=False)),
+    "multihead_batch_first": _net(partial(MultiHead, batch_first=True)),
+    "flat_windows": _net(FlatWindows),
+    "swin": _net(Swin),
+    "over_time": _net(OverTime),
+    "hadamard_sum": _net(HadamardSum, swap="all"),
+    "hadamard_mul": _net(HadamardMul, swap="all"),
+    "hadamard_mean": _net(HadamardMean, swap="all"),
+    "hadamard_einsum": _net(HadamardEinsum, swap="all"),
+    "hadamard_kept": _net(HadamardSum, 0, swap=False),
+    "no_values": _net(NoValues),
+    "fewer_keys": _net(FewerKeys),
+    "fixed": _net(Fixed),
+    "keys_and_values_first": _net(Linear),
+    "tril": _net(Tril, **_ALL_TOKENS),
+    "filled": _net(Filled, **_ALL_TOKENS),
+    "causal_sdpa": _net(CausalCall, **_ALL_TOKENS),
+    "loop_in_attention": _net(LoopOfMembranes),
+    "loop_in_block": Kind(Looped),
+    "membranes": Kind(Membranes),
+    "tuple_of_membranes": Kind(Tuples),
+    "depthwise": _net(Depthwise, 0, swap=False),
+    "token_mlp": _net(TokenMLP, 0, swap=False, ps=0),
+    "fourier": _net(Fourier, 0, swap=False),
+    "chain": Kind(Chain),
+    "class_token": Kind(ClassToken),
+    "two_tokens_behind": Kind(TwoTokens),
+    "language": Kind(Language, sentences, _ALL_TOKENS),
+    "speech": Kind(Speech, spectrograms),
 }
-"""Name to a model and a batch of its input."""
