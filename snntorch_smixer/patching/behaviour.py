@@ -29,10 +29,24 @@ def is_neuron(module: nn.Module, x: Tensor) -> bool:
         twin = reset_copy(module).train(module.training)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            out = twin(torch.rand_like(x) * 8 - 2)
+            drawn = torch.rand_like(x) * 8 - 2
+            out = copy.deepcopy(twin)(drawn)
+            return has_few_levels(out, x) and not _mixes_tokens(twin, drawn, out)
     except Exception:  # noqa: BLE001 - foreign code that is no neuron may raise anything
         return False
-    return has_few_levels(out, x)
+
+
+def _mixes_tokens(module: nn.Module, x: Tensor, out: Tensor) -> bool:
+    """True where the first entries of the last two axes reach others, as in a mixer that ends in a neuron."""
+    for axis in (-1, -2)[: x.dim() - 1]:
+        changed = x.clone()
+        changed.select(axis, 0).mul_(-1)
+        torch.manual_seed(0)
+        torch.rand_like(x)
+        after = copy.deepcopy(module)(changed)
+        if not torch.equal(*(one.narrow(axis, 1, x.shape[axis] - 1) for one in (out, after))):
+            return True
+    return False
 
 
 def has_few_levels(out: object, x: Tensor) -> bool:

@@ -142,7 +142,7 @@ def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool 
     """One plan for families and for probed models."""
     seen = example.run
     refuse_shared(model, subject.sites)
-    sites, surveys = _surveyed(model, subject, seen)
+    sites, surveys = _surveyed(model, subject, seen, swap)
     refuse_left(surveys, swap)
     loop = _loop(model, sites, surveys, example)
     tokens, steps = _sizes(sites, surveys, seen)
@@ -156,7 +156,7 @@ def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool 
     edits: list[Edit] = [*swaps, *_whole_grid_edits(surveys, swap), *_first_marked(prunes), *caps, *units]
     pruned = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
     last, depth = tokens[sites.blocks[-1]], len(pruned)
-    fixed = tied_tokens(sites, surveys, tokens)
+    fixed = tied_tokens(sites, surveys, tokens, swapped)
     always: tuple[int, ...] = ()
     if not fixed:
         fixed, always = _special(model, replace(subject, sites=sites), surveys, example)
@@ -184,12 +184,14 @@ def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool 
     return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), loop, shapes)
 
 
-def _surveyed(model: nn.Module, subject: Subject, seen: Observation | None) -> tuple[Sites, dict[str, Survey]]:
+def _surveyed(
+    model: nn.Module, subject: Subject, seen: Observation | None, swap: bool | str
+) -> tuple[Sites, dict[str, Survey]]:
     """What every block is; without those of a model of no family that do not attend."""
     sites = subject.sites
     surveys = {path: _survey(model, path, sites, seen) for path in sites.blocks}
     if subject.name == "probe" and any(f.swaps or f.left or f.others for f in surveys.values()):
-        sites, surveys = _attending(model, sites, surveys)
+        sites, surveys = _attending(model, sites, surveys, swap)
     spatial = any(found.spatial for found in surveys.values())
     return replace(sites, keeps_grid=sites.keeps_grid or spatial), surveys
 
@@ -212,20 +214,24 @@ def _loop(model: nn.Module, sites: Sites, surveys: dict[str, Survey], example: _
     return find_loop(model, tuple(single), example.run, example.args)
 
 
-def _attending(model: nn.Module, sites: Sites, surveys: dict[str, Survey]) -> tuple[Sites, dict[str, Survey]]:
-    """Without the places at which chained products are no attention.
+def _attending(
+    model: nn.Module, sites: Sites, surveys: dict[str, Survey], swap: bool | str
+) -> tuple[Sites, dict[str, Survey]]:
+    """Without the places at which chained products are no attention; all where none is, and none is to be swapped.
 
     Raises:
         FamilyError: nothing else is left.
     """
     kept = {path: found for path, found in surveys.items() if found.swaps or found.left}
+    if not kept and swap is False:
+        return sites, surveys
     if not kept:
         others = [(path, inner, why) for path, found in surveys.items() for inner, why in found.others.items()]
         reason = "Its products of activations are not two in a row over its tokens"
         if others:
             path, inner, why = others[0]
             where = ".".join(filter(None, (path, inner)))
-            reason = f"The chained products of {where} are no attention: {why}"
+            reason = f"The products of {where} are no attention: {why}; swap=False prunes it alone"
         raise FamilyError(_no_family(model, reason))
     return replace(sites, blocks=tuple(kept)), kept
 

@@ -123,20 +123,25 @@ def operation(node: fx.Node) -> str:
 
 def is_activation(node: Any) -> bool:
     """True for a node whose tensor depends on the input of the forward."""
-    if not isinstance(node, fx.Node) or not torch.is_tensor(node.meta[VALUE]):
-        return False
-    if node.op in ("placeholder", "get_attr"):
-        return node.op == "placeholder"
-    return any(depends(other) for other in node.all_input_nodes)
+    return isinstance(node, fx.Node) and torch.is_tensor(node.meta[VALUE]) and depends(node)
+
+
+_AS_ANOTHER = frozenset(["to", "type_as", "expand_as", "view_as", "reshape_as"])
+_LIKE = frozenset(["zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"])
 
 
 def depends(node: fx.Node) -> bool:
-    """True for a node that holds data of the input: activations or a tuple of them, no size."""
+    """True for a node that holds data of the input: activations or a tuple of them, no size, type or device."""
     if not holds_tensors(node.meta[VALUE]):
-        return False  # a size, a type or a device carries no activations
+        return False
     if node.op in ("placeholder", "get_attr"):
         return node.op == "placeholder"
-    return any(depends(other) for other in node.all_input_nodes)
+    if node.op != "call_module" and operation(node) in _LIKE:
+        return False
+    inputs = node.all_input_nodes
+    if node.op != "call_module" and operation(node) in _AS_ANOTHER:
+        inputs = [source for source in node.args[:1] if isinstance(source, fx.Node)]
+    return any(depends(other) for other in inputs)
 
 
 def pairs(graph: fx.Graph) -> Iterator[Pair]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import nn
 
 from snntorch_smixer.errors import FamilyError
@@ -120,7 +122,9 @@ def no_pruning(surveys: dict[str, Survey]) -> str:
     return ""
 
 
-def tied_tokens(sites: Sites, surveys: dict[str, Survey], tokens: dict[str, int | None]) -> str:
+def tied_tokens(
+    sites: Sites, surveys: dict[str, Survey], tokens: dict[str, int | None], swapped: Collection[str]
+) -> str:
     """Why tokens of this model are not alike, as far as its blocks tell; "" where they are."""
     first = tokens[sites.blocks[0]]
     if sites.tokens is not None and first is not None and first != sites.tokens:
@@ -129,4 +133,10 @@ def tied_tokens(sites: Sites, surveys: dict[str, Survey], tokens: dict[str, int 
             "tokens"
         )
     bound = [(f"{path}.{inner}", why) for path, found in surveys.items() for inner, why in found.bound.items()]
+    bound += [
+        (f"{path}.{inner}", "the attention is kept, and depends on the places of its tokens, as by a learned bias")
+        for path, found in surveys.items()
+        for inner in found.swaps
+        if found.ordered and f"{path}.{inner}".rstrip(".") not in swapped
+    ]
     return f"at {bound[0][0].rstrip('.')} {bound[0][1]}" if bound else ""

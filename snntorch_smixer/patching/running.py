@@ -52,7 +52,7 @@ def watched(kind: Any) -> Any:
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             dstsp = self.dstsp
-            if not torch.compiler.is_compiling():
+            if dstsp.loop is not None or not torch.compiler.is_compiling():
                 return _run(self, dstsp, functools.partial(kind.__call__, self), (args, kwargs))
             dstsp.current.begin_compiled()
             dstsp.stored.restore()
@@ -100,6 +100,11 @@ def _run(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[..., Any], inp
         except BaseException:
             running.end()  # once more, where Ctrl-C came in the first
             raise
+
+
+# A loop over the steps looks ahead and goes back, which no compiled code does: such a model runs as it is. This is what
+# torch.compiler.disable sets; the decorator itself would import all of torch's compiler.
+_run._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def _sequenced(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[..., Any], inputs: tuple[Any, Any]) -> Any:

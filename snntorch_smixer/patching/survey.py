@@ -57,6 +57,8 @@ class Survey:
         others: chained products that are no attention and stay, with the reason.
         bound: attention whose tokens are tied to their places, with the reason.
         causal: True where no token knows of those behind it.
+        ordered: True where its attention depends on the places of its tokens, as by a learned bias, and no mask or
+            window says so: tokens may leave once ``W_M`` is in its place.
         units: for blocks that keep the grid: what works on kept tokens alone, or on all with dropped ones masked.
         silenced: neurons within the masked ones, by dotted name within the block, with their layouts.
         spatial: True where something in it looks at neighbours.
@@ -74,6 +76,7 @@ class Survey:
     others: dict[str, str]
     bound: dict[str, str]
     causal: bool
+    ordered: bool
     units: tuple[Unit, ...]
     silenced: dict[str, str]
     spatial: bool
@@ -223,7 +226,8 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
         found.causal = True
         swaps = {path: swap if swap.kind == "mixer" else replace(swap, causal=True) for path, swap in swaps.items()}
     bound = [path for path, swap in swaps.items() if swap.windows > 1 or swap.stride > 1]
-    local = tuple(bound) if seen.own is None else ("",)
+    ordered = not (found.causal or seen.spatial or seen.own or bound or _follows_order(block, layout, x, sizes))
+    local = ("",) if seen.own is not None or (ordered and not swaps) else tuple(bound)
     residual = out is not None and _same_values(out, x)
     parts = [
         replace(unit, pointwise=unit.pointwise and not any(_within(path, unit.path) for path in local))
@@ -249,11 +253,27 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
         others=found.others,
         bound=found.bound,
         causal=found.causal,
+        ordered=ordered and bool(swaps),
         units=units,
         silenced=silenced,
         spatial=bool(seen.spatial or local),
         remembers=_remembers(block, x) or carries_state(block, seen.out),
     )
+
+
+@torch.no_grad()
+def _follows_order(block: nn.Module, layout: str, x: Tensor, sizes: Sizes) -> bool:
+    """True where tokens in another order give the same in that order: it knows no places, and tokens may leave."""
+    read, known, grid = Layout(layout), {"t": sizes.t or 1}, {"y": sizes.y, "x": sizes.x}
+    order = torch.randperm(sizes.n, generator=torch.Generator().manual_seed(0))
+    outs = []
+    for tokens in (read.to_tokens(x, known), read.to_tokens(x, known)[:, :, order]):
+        out = first_tensor(copy.deepcopy(block)(**example_arguments(block, read.from_tokens(tokens, grid))))
+        if out is None or out.shape != x.shape:
+            return True
+        outs.append(read.to_tokens(out, known))
+    # Sums in another order round otherwise, and single neurons then fire otherwise.
+    return (outs[0][:, :, order] - outs[1]).abs().gt(1e-4).float().mean().item() < 0.02
 
 
 def _within(path: str, unit: str) -> bool:
@@ -307,10 +327,14 @@ def _attentions(
         form, width = (layout, channels) if call is None else layout_of(call.x, sizes)
         if not form:
             continue
-        grid = None if sizes.y == sizes.x and seen.own is None else (sizes.y, sizes.x)  # equal axes tell less
-        swap = _prepared(path, module, form, width, found, grid)
+        swap = _prepared(path, module, form, width, found, seen.own)
+        if path in found.left and seen.own is None:  # a number of tokens that its windows divide
+            found.left.pop(path)
+            swap = _prepared(path, module, form, width, found, (sizes.y, sizes.x))
         if swap is not None:
             yield path, replace(swap, grid=seen.own)
+        elif path not in quadratic and path in seen.gates:
+            found.others.setdefault(path, "no neuron fires on its sum of products of entries (Hadamard)")
         elif path in quadratic and not {path} & {*found.left, *found.others}:
             found.left[path] = "wrap: its products are not two in a row. Pass swap=False to keep them."
 

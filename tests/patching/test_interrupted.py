@@ -49,9 +49,16 @@ def switched_on() -> tuple[Any, ...]:
 
 
 def seen(model: nn.Module) -> tuple[Any, ...]:
-    """Modules, modes, hooks and attributes by identity, and the values of the state dict."""
-    parts = [(name, type(m), {k: _ids(v) for k, v in vars(m).items()}) for name, m in model.named_modules()]
+    """Modules, modes, hooks and attributes by identity, and the values of buffers and of the state dict."""
+    parts = [
+        (name, type(m), {k: _values(v) if k == "_buffers" else _ids(v) for k, v in vars(m).items()})
+        for name, m in model.named_modules()
+    ]
     return parts, {name: value.tolist() for name, value in model.state_dict().items()}
+
+
+def _values(buffers: dict[str, Any]) -> Any:
+    return {k: None if v is None else v.tolist() for k, v in buffers.items()}
 
 
 def _ids(value: Any) -> Any:

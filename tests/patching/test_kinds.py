@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from snntorch_smixer.errors import FamilyError, SettingError
 from snntorch_smixer.patching.wrap import plan, wrap
-from tests.fakes.neurons import MultiStepLIF
+from tests.fakes.neurons import MultiStepLIF, reset
 
 X = torch.rand(2, 3, 16, 16)
 WIDTH = 16
@@ -168,11 +168,6 @@ class Quiet(Net):
         return x.mean((0, 2))
 
 
-class QuietAndLearned(Quiet):
-    def between(self, x: Tensor) -> Tensor:
-        return torch.cat([self.extra[:, :1].expand(len(x), -1, -1), x[:, 1:]], 1)
-
-
 class First(Net):
     def pool(self, x: Tensor) -> Tensor:
         return x[:, 0]
@@ -186,6 +181,15 @@ class Last(Net):
 class AllButFirst(Net):
     def pool(self, x: Tensor) -> Tensor:
         return x[:, 1:].mean(1)
+
+
+class Flat(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(16))
+
+    def pool(self, x: Tensor) -> Tensor:
+        return (x * self.weights[: x.shape[1], None]).sum(1)
 
 
 class Most(Net):
@@ -215,21 +219,44 @@ def test_attention_is_swapped_and_pruned(attention: type[Attention]):
 @pytest.mark.parametrize(
     ("attention", "text"),
     [
-        (Causal, r"^blocks\.0\.attn: wrap: its attention has a causal mask \(tril\)"),
-        (Where, r"its attention has a causal mask between its products \(where\)"),
-        (CausalCall, r"its scaled_dot_product_attention has a mask"),
         (Band, r"its attention has a mask or bias between its products \(mul\)"),
-        (Bias, r"its attention has a learned bias or factor between its products \(add\)"),
         (Padding, r"other data joins its scores \(mul\), as a padding mask does"),
-        (Windows, r"it attends within windows, of \d+ of \d+ tokens in the trial"),
     ],
 )
-def test_masks_and_windows_are_named(attention: type[Attention], text: str):
+def test_masks_are_named(attention: type[Attention], text: str):
     refused(made(Net, attention), FamilyError, text, ps=0, t=None)
-    refused(made(Net, attention), SettingError, r"cannot be pruned: .*(causal|mask|bias|windows)", swap=False)
+    refused(made(Net, attention), SettingError, r"cannot be pruned: .*mask", swap=False)
     left = wrap(made(Net, attention), example_input=X, swap=False, ps=0, t=None)
     assert "blocks.0.attn: stays: " in str(left.dstsp.plan)
     assert torch.equal(left(X), made(Net, attention)(X))
+
+
+@pytest.mark.parametrize("attention", [Causal, Where, CausalCall])
+def test_causal_attention_gets_a_lower_triangle_and_no_pruning(attention: type[Attention]):
+    refused(made(Net, attention), SettingError, r"cannot be pruned: blocks\.0 is causal")
+    net = wrap(made(Net, attention), example_input=X, ps=0, t=None)
+    assert "16 x 16, lower triangular" in str(net.dstsp.plan)
+    later = torch.zeros(4, 2, 16, WIDTH)
+    later[:, :, 9:] = 1
+    with torch.no_grad():
+        reset(net)
+        before = net.blocks[0].attn(torch.ones(4, 2, 16, WIDTH))
+        reset(net)
+        after = net.blocks[0].attn(torch.ones(4, 2, 16, WIDTH) + later)
+    assert torch.equal(before[:, :, :9], after[:, :, :9])
+    assert not torch.equal(before[:, :, 9:], after[:, :, 9:])
+
+
+def test_a_learned_bias_goes_into_w_m_or_ties_the_tokens():
+    assert wrap(made(Net, Bias), example_input=X).dstsp.plan.tokens == (16, 11)
+    refused(made(Net, Bias), SettingError, r"at blocks\.0\.attn the attention is kept, and depends on", swap=False)
+
+
+def test_windows_share_one_w_m_and_keep_the_grid():
+    net = wrap(made(Net, Windows), example_input=X)
+    assert net.blocks[0].attn.mixer.shape == (8, 8)
+    assert net.dstsp.plan.keeps_grid
+    assert net(X).shape == (2, 5)
 
 
 def test_steps_of_a_causal_model_are_not_ranked():
@@ -247,7 +274,7 @@ def test_steps_of_a_causal_model_are_not_ranked():
     ],
 )
 def test_other_chained_products_stay(other: type[Attention], text: str):
-    refused(made(Net, other), FamilyError, rf"The chained products of blocks\.0\.attn are no attention: {text}")
+    refused(made(Net, other), FamilyError, rf"The products of blocks\.0\.attn are no attention: {text}")
     net = made(Net, Attention, other)
     kept = {name for name, _ in net.named_parameters() if ".mlp." in name}
     wrap(net, example_input=X)
@@ -256,23 +283,63 @@ def test_other_chained_products_stay(other: type[Attention], text: str):
     assert net(X).shape == (2, 5)
 
 
-@pytest.mark.parametrize("kind", [Front, Middle])
-def test_learned_tokens_are_not_pruned_whatever_their_name(kind: type[Net]):
+@pytest.mark.parametrize(("kind", "places"), [(Front, (0, 1)), (Middle, (5, 6))])
+def test_learned_tokens_are_always_kept_whatever_their_name(kind: type[Net], places: tuple[int, ...]):
     net = made(kind)
-    refused(net, SettingError, "cannot be pruned: its stream holds extra, which would be ranked and dropped")
-    assert wrap(net, ps=0, t=1, example_input=X)(X).shape == (2, 5)
-    with pytest.raises(SettingError, match="cannot be pruned"):
-        net.dstsp.ps = 0.3
+    assert wrap(net, example_input=X).dstsp.plan.always == places
+    assert f"always kept tokens {', '.join(map(str, places))} of" in str(net.dstsp.plan)
+    for ps in (0.3, 0.9):
+        net.dstsp.ps = ps
+        kept = kept_tokens(net, X)
+        assert all((kept == place).sum(1).eq(1).all() for place in places)
+        image = net.dstsp.plan.tokens[0] - len(places)
+        assert kept.shape[1] == len(places) + max(1, round(image * (1 - ps)))
+
+
+def kept_tokens(net: nn.Module, x: Tensor) -> Tensor:
+    reset(net)
+    found = []
+    hook = net.blocks[0].register_forward_hook(lambda *_: found.append(net.dstsp.current.kept.tokens))
+    with torch.no_grad():
+        net(x)
+    hook.remove()
+    return found[0]
+
+
+@pytest.mark.parametrize("merge", ["softmatch", "sum", "drop"])
+def test_nothing_is_merged_into_a_learned_token(merge: str):
+    net, given = wrap(made(Front), example_input=X), []
+    net.dstsp.merge = merge
+    before = net.blocks[0].register_forward_pre_hook(lambda _, args: given.append(args[0]), prepend=True)
+    after = net.blocks[0].attn.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    reset(net)
+    net(X)
+    whole, pruned = given
+    assert torch.equal(pruned[:, :, :2], whole[net.dstsp.current.kept.steps[0], :, :2])
+    assert pruned.shape[2] == 13
+    before.remove()
+    after.remove()
+
+
+def test_settings_that_move_learned_tokens_are_refused():
+    net = wrap(made(Middle), example_input=X)
+    for name, value in {"w_prime": "crop", "merge": "fuse"}.items():
+        with pytest.raises(SettingError, match=r"moves tokens \(5, 6\) of this Middle"):
+            setattr(net.dstsp, name, value)
 
 
 def test_tokens_that_no_example_reaches_are_no_learned_ones():
-    assert plan(made(Quiet), example_input=X).tokens == (16, 11)
-    refused(made(QuietAndLearned), SettingError, r"cannot be pruned: its stream holds extra")
+    made_plan = plan(made(Quiet), example_input=X)
+    assert (made_plan.tokens, made_plan.always) == ((16, 11), ())
 
 
-@pytest.mark.parametrize("kind", [First, Last, AllButFirst])
-def test_tokens_that_the_head_reads_by_place_are_not_pruned(kind: type[Net]):
-    refused(made(kind), SettingError, r"tokens behind blocks\.0 change places, so its head reads by place")
+@pytest.mark.parametrize(("kind", "places"), [(First, (0,)), (Last, (15,)), (AllButFirst, (0,))])
+def test_tokens_that_the_head_reads_by_place_are_always_kept(kind: type[Net], places: tuple[int, ...]):
+    assert wrap(made(kind), example_input=X).dstsp.plan.always == places
+
+
+def test_a_head_that_reads_every_token_by_its_place_is_not_pruned():
+    refused(made(Flat), SettingError, r"tokens behind blocks\.0 change places, so its head reads by place")
 
 
 def test_a_head_that_pools_over_all_tokens_is_pruned():
@@ -300,16 +367,18 @@ class OverTime(Attention):
         return (q @ (k.mT @ v) * 0.1).unflatten(1, (t, n)).transpose(0, 1)
 
 
-@pytest.mark.parametrize(
-    ("attention", "text"),
-    [
-        (MultiHead, r"blocks\.0\.attn\.whole is a nn\.MultiheadAttention, whose products are one call of torch"),
-        (Hadamard, r"blocks\.0\.attn multiplies activations entry by entry and sums them, .*linear \(Hadamard\)"),
-        (OverTime, r"attends over the T x N steps and tokens together"),
-    ],
-)
-def test_a_refusal_names_what_is_there(attention: type[Attention], text: str):
-    refused(made(Net, attention), FamilyError, text)
+def test_attention_of_torch_and_over_time_is_swapped():
+    lines = str(wrap(made(Net, MultiHead), example_input=X).dstsp.plan)
+    assert "2 heads, 16 x 16" in lines
+    assert "its softmax is lost, so fit W_M (dstsp.fit) before use" in lines
+    assert "1 heads, 16 x 16" in str(wrap(made(Net, OverTime), example_input=X).dstsp.plan)
+
+
+def test_a_sum_on_which_no_neuron_fires_is_named_and_only_pruned():
+    refused(
+        made(Net, Hadamard), FamilyError, r"blocks\.0\.attn are no attention: no neuron fires on its sum .*swap=False"
+    )
+    assert wrap(made(Net, Hadamard), example_input=X, swap=False).dstsp.plan.tokens == (16, 11)
 
 
 class Family(Front):

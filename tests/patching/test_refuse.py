@@ -3,9 +3,8 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from snntorch_smixer.errors import FamilyError, LayoutError, SettingError
+from snntorch_smixer.errors import FamilyError, LayoutError
 from snntorch_smixer.patching.wrap import plan, unwrap, wrap
 from tests.fakes.neurons import MultiStepLIF, StoredTLIF, reset
 
@@ -28,9 +27,12 @@ class Attention(nn.Module):
         return out + out if twice else out
 
 
-class SoftMax(Attention):
+class Chosen(Attention):
+    """Every other key is hidden."""
+
     def product(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v)
+        seen = (torch.arange(k.shape[-2]) % 2).to(k)[:, None]
+        return (q @ (k * seen).mT) @ v * 0.25
 
 
 class Block(nn.Module):
@@ -70,21 +72,16 @@ def test_it_wraps_where_nothing_is_wrong():
     assert net(X).shape == (3, 5)
 
 
-def test_a_class_token_is_not_pruned():
-    net = Net(token=True)
-    with pytest.raises(SettingError, match="its stream holds cls_token, which would be ranked"):
-        wrap(net, example_input=X)
-    assert not hasattr(net, "dstsp")
-    assert wrap(net, ps=0, t=None, example_input=X).dstsp.plan.tokens == (17, 17)
-    with pytest.raises(SettingError, match="cannot be pruned"):
-        net.dstsp.ps = 0.3
+def test_a_class_token_stays():
+    plan_ = wrap(Net(token=True), example_input=X).dstsp.plan
+    assert (plan_.tokens, plan_.always) == ((17, 12), (0,))
 
 
 def test_attention_that_cannot_be_swapped_is_named():
-    net = Net(SoftMax)
-    with pytest.raises(FamilyError, match=r"^block\.0\.attn: wrap: its products are not two in a row"):
+    net = Net(Chosen)
+    with pytest.raises(FamilyError, match=r"^block\.0\.attn: wrap: its attention has a mask over its keys"):
         plan(net, example_input=X)
-    wrap(net, swap=False, example_input=X)
+    wrap(net, swap=False, ps=0, t=1, example_input=X)
     assert net(X).shape == (3, 5)
 
 
