@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.errors import FamilyError, LayoutError, SettingError
-from snntorch_smixer.modes import random_state_kept
-from snntorch_smixer.patching.hooks import Hook, PruneInput, PruneOutput
+from snntorch_smixer.patching.hooks import PruneInput, PruneOutput
+from snntorch_smixer.patching.look_ahead import look_ahead, passable
 from snntorch_smixer.patching.modules import WrappedDSTSP
 from snntorch_smixer.patching.observe import Observation, copied, first_tensor, tensors
 from snntorch_smixer.patching.reader import Reader
 from snntorch_smixer.patching.sequence import Loop, Sequence
-from snntorch_smixer.patching.state import State, restored
+from snntorch_smixer.patching.state import State
 from snntorch_smixer.patching.trace import holds_tensors, map_tensors
 from snntorch_smixer.pruning.rates import rate_at
 from snntorch_smixer.pruning.softmatch import joined, merge_dropped
@@ -40,7 +40,7 @@ def find_loop(model: nn.Module, blocks: tuple[str, ...], seen: Observation | Non
             "only seen when it runs. Pass example_input=..., an input of one call of the model."
         )
     calls = [call for call in seen.calls if call.path == blocks[0]]
-    passed = blocks if all(call.plain for call in seen.calls if call.path in blocks) else ()
+    passed = passable(blocks, seen)
     if len(calls) < 2:
         carries = isinstance(seen.out, (tuple, list)) and any(map(holds_tensors, seen.out[1:]))
         return Loop(blocks, own=False, passed=passed, carries=carries)
@@ -275,46 +275,6 @@ def _shorter(model: nn.Module, loop: Loop, sequence: Sequence) -> Iterator[None]
         yield
     finally:
         setattr(holder, name, steps)
-
-
-def look_ahead(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[[], Any], *, graph: bool) -> Tensor:
-    """The stream ``(T, B, N, C)`` in front of the first block in all steps, with the model left as it was.
-
-    Blocks that give what they take are passed over. Batch statistics, membranes and random generators are as before.
-
-    Args:
-        model: the root.
-        dstsp: its pruning.
-        forward: runs all steps.
-        graph: True where the stream is used afterwards and not only counted, so that gradients pass.
-    """
-    streams: list[Tensor] = []
-    dstsp.sequence.scout = streams
-    try:
-        with restored(model) as before, random_state_kept(), torch.set_grad_enabled(graph and torch.is_grad_enabled()):
-            before.set_aside()
-            for path in loop_of(dstsp).passed:
-                _pass_over(model.get_submodule(path))
-            forward()
-    finally:
-        dstsp.sequence.scout = None
-    if not streams:
-        raise LayoutError(
-            f"wrapped model: its forward did not reach {dstsp.place_of_steps.where}, where steps and tokens are chosen."
-        )
-    return torch.cat(streams)
-
-
-def _pass_over(block: Any) -> None:
-    """Let a block give what it takes, unseen by the hooks of others, until its `State` is restored."""
-    block.forward = _as_it_is
-    block._forward_hooks.clear()
-    for number in [n for n, hook in block._forward_pre_hooks.items() if not isinstance(hook, Hook)]:
-        del block._forward_pre_hooks[number]
-
-
-def _as_it_is(x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-    return x
 
 
 def _choose(dstsp: WrappedDSTSP, tokens: Tensor, steps: list[int] | None = None) -> None:

@@ -26,7 +26,7 @@ class Call:
         out: first tensor that came out, None while it runs.
         start: running number of the call.
         end: running number of its return.
-        plain: True where a tensor came out, and no tuple.
+        returned: all that came out.
         given: all arguments and keyword arguments.
     """
 
@@ -36,7 +36,7 @@ class Call:
     start: int
     out: Tensor | None = None
     end: int = -1
-    plain: bool = False
+    returned: Any = None
     given: tuple[Any, Any] = ((), {})
 
 
@@ -186,7 +186,7 @@ class _Leave:
         self.recorder = recorder
 
     def __call__(self, _module: nn.Module, _args: Any, out: Any) -> None:
-        self.recorder.leave(first_tensor(out), plain=isinstance(out, Tensor))
+        self.recorder.leave(out)
 
 
 _PRODUCTS = frozenset(
@@ -218,10 +218,10 @@ class _Recorder(TorchFunctionMode):
         self.seen.calls.append(call)
         self.running.append(call)
 
-    def leave(self, out: Tensor | None, *, plain: bool) -> None:
+    def leave(self, out: Any) -> None:
         self.number += 1
         call = self.running.pop()
-        call.out, call.end, call.plain = out, self.number, plain
+        call.out, call.end, call.returned = first_tensor(out), self.number, out
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

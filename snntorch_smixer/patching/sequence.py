@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +21,7 @@ class Loop:
         own: True where its own forward loops; False where its caller does.
         counter: dotted attribute that its own loop runs to, "" where there is none.
         first_axis: True where its own loop runs over the first axis of its input.
-        passed: blocks that may be passed over while the stem is looked at: each gives what it takes.
+        passed: blocks that may be passed over while the stem is looked at, with what each returns, see `passable`.
         carries: True where a caller's loop takes membranes from one call and passes them to the next.
     """
 
@@ -28,7 +29,7 @@ class Loop:
     own: bool
     counter: str = ""
     first_axis: bool = False
-    passed: tuple[str, ...] = ()
+    passed: Mapping[str, Any] = field(default_factory=dict)
     carries: bool = False
 
     def cannot_drop(self) -> str:

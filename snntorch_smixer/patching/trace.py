@@ -148,7 +148,7 @@ def holds_tensors(value: Any) -> bool:
     return any(map(holds_tensors, value)) if isinstance(value, (list, tuple)) else torch.is_tensor(value)
 
 
-def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """``value`` with every tensor in its lists, tuples and dictionaries changed."""
     if isinstance(value, Mapping):
         return {key: map_tensors(one, change) for key, one in value.items()}
