@@ -93,10 +93,10 @@ class Net(nn.Module):
 def train(net: nn.Module, x: Tensor, y: Tensor, epochs: int, lr: float) -> None:
     """Plain AdamW with shifts of a pixel or two and mirror images."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(x.split(50)))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(x.split(25)))
     net.train()
     for _ in range(epochs):
-        for part in torch.randperm(len(x)).split(50):
+        for part in torch.randperm(len(x)).split(25):
             images = x[part].flip(-1) if torch.rand(()) < 0.5 else x[part]
             images = images.roll(tuple(torch.randint(-2, 3, (2,)).tolist()), (-2, -1))
             loss = F.cross_entropy(net(images), y[part], label_smoothing=0.1)
@@ -146,7 +146,7 @@ def main(data: str | None, epochs: int) -> None:
     x, y, test_x, test_y = load(data)
     print(f"{'':<34}{'accuracy':>9}{'MACs':>12}{'events':>12}{'products':>12}{'time':>11}")
     net = Net()
-    train(net, x, y, epochs, 5e-3)
+    train(net, x, y, epochs, 3e-3)
     report("as written, attention Q K^T V", net, test_x, test_y)
 
     control = copy.deepcopy(net)

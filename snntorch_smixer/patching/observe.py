@@ -112,11 +112,22 @@ def reset_copy(module: nn.Module) -> nn.Module:
             twin = copy.deepcopy(module).eval()
     except (RuntimeError, TypeError) as error:
         raise FamilyError(
-            f"wrap: this {type(module).__name__} cannot be copied to be looked at: {error}. Expected a model that "
+            f"wrap: {_not_copied(module)} cannot be copied to be looked at: {error}. Expected a model that "
             "copy.deepcopy takes."
         ) from error
     reset_all(twin)
     return twin
+
+
+def _not_copied(module: nn.Module) -> str:
+    """The innermost part of ``module`` that cannot be copied, in words."""
+    for path, part in reversed(list(module.named_modules())):
+        try:
+            with ByValue():
+                copy.deepcopy(part)
+        except (RuntimeError, TypeError):
+            return f"{path}, a {type(part).__name__}," if path else f"this {type(part).__name__}"
+    return f"this {type(module).__name__}"
 
 
 class ByValue(TorchFunctionMode):

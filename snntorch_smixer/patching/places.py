@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snntorch_smixer.errors import FamilyError
 from snntorch_smixer.families import Sites
 from snntorch_smixer.layouts import Layout
 from snntorch_smixer.patching.hooks import with_first
@@ -87,6 +88,29 @@ def special_tokens(
     name = next((name for name, p in model.named_parameters() if _holds(p, token)), "")
     what = f"its stream holds {name}" if name else f"tokens {numbers} in front of {path} are the same for every input"
     return tuple(numbers), what
+
+
+def refuse_streams(
+    model: nn.Module, args: tuple[Any, ...], seen: Observation, surveys: Mapping[str, Survey], steps: int | None
+) -> None:
+    """Raise `FamilyError` for a block whose tokens are not those that the blocks before it gave.
+
+    Every block of a copy gives random tokens; what enters the next one is then no longer what it was.
+    """
+    twin = copied(model)
+    for path, found in surveys.items():
+        twin.get_submodule(path).register_forward_hook(_Replace(found.layout, _known(steps), 0))
+    try:
+        other = observe(twin, args)
+    except Exception:  # noqa: BLE001 - third-party code may refuse other values with anything
+        return
+    for path in list(surveys)[1:]:
+        first, second = (None if call is None else call.x for call in (seen.first_call(path), other.first_call(path)))
+        if first is not None and second is not None and torch.equal(first, second):
+            raise FamilyError(
+                f"wrap: {path} takes another stream than {next(iter(surveys))}: what comes in does not follow from "
+                "what the blocks before it give, so its tokens are other ones. Wrap the parts of the model apart."
+            )
 
 
 def _others(

@@ -21,7 +21,7 @@ from snntorch_smixer.patching.hooks import ONLY_STEPS
 from snntorch_smixer.patching.loop import find_loop
 from snntorch_smixer.patching.observe import Observation, copied, given_in, observe
 from snntorch_smixer.patching.outputs import shapes_of
-from snntorch_smixer.patching.places import always_kept, unknown_tokens
+from snntorch_smixer.patching.places import always_kept, refuse_streams, unknown_tokens
 from snntorch_smixer.patching.probe import Subject
 from snntorch_smixer.patching.record import Plan, check_fits, steps_after, tokens_after
 from snntorch_smixer.patching.refuse import (
@@ -144,6 +144,8 @@ def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool 
     refuse_shared(model, subject.sites)
     sites, surveys = _surveyed(model, subject, seen, swap)
     refuse_left(surveys, swap)
+    if seen is not None and subject.name == "probe":
+        refuse_streams(model, example.args, seen, surveys, sites.steps)
     loop = _loop(model, sites, surveys, example)
     tokens, steps = _sizes(sites, surveys, seen)
     swaps = _swap_edits(model, sites, surveys, swap, tokens)

@@ -37,8 +37,8 @@ class Loop:
         if not self.own or self.counter or self.first_axis:
             return ""
         return (
-            "its forward loops over a number of steps that is written in its code. Keep that number in an attribute, "
-            "as in `for _ in range(self.num_steps)`, or pass t=None"
+            "its forward loops over a number of steps that is written in its code or follows from data. Keep that "
+            "number in an attribute, as in `for _ in range(self.num_steps)`, or pass t=None"
         )
 
 

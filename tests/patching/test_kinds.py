@@ -1,5 +1,7 @@
 """Only attention is swapped, masks and windows are refused by name, and tokens that mean something are not pruned."""
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch.nn import functional as F
 
 from snntorch_smixer.errors import FamilyError, SettingError
 from snntorch_smixer.patching.wrap import plan, wrap
+from tests.fakes.kinds import Membranes, pictures
 from tests.fakes.neurons import MultiStepLIF, reset
 
 X = torch.rand(2, 3, 16, 16)
@@ -394,3 +397,41 @@ def test_without_an_example_a_learned_token_is_asked_for():
     with pytest.raises(SettingError, match=r"without example_input=.* whether extra is a token of its stream"):
         plan(made(Family))
     assert plan(made(Family), ps=0, t=None).family == "spikformer"
+
+
+class TwoStreams(nn.Module):
+    """Two nets side by side: the second has tokens of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = Net(), Net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.left(x) + self.right(x)
+
+
+def test_two_streams_are_refused_by_name():
+    refused(TwoStreams().eval(), FamilyError, r"^wrap: right\.blocks\.0 takes another stream than left\.blocks\.0")
+
+
+def test_the_part_that_cannot_be_copied_is_named():
+    net = made()
+    net.blocks[0].attn.lock = threading.Lock()
+    refused(net, FamilyError, r"^wrap: blocks\.0\.attn, a Attention, cannot be copied to be looked at")
+
+
+class AsLongAsItTakes(Membranes):
+    """Its number of steps follows from the picture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_steps = int(x.abs().mean() * 6) + 1
+        return super().forward(x)
+
+
+def test_steps_that_follow_from_data_stay_and_tokens_are_pruned():
+    torch.manual_seed(0)
+    net, x = AsLongAsItTakes().eval(), pictures()
+    with pytest.raises(SettingError, match=r"no step .* can be dropped: .* or follows from data\. Keep that number"):
+        wrap(net, ps=0.3, t=1, example_input=x)
+    assert wrap(net, ps=0.3, t=None, example_input=x).dstsp.plan.tokens == (36, 25)
+    assert net(x * 2).shape == (2, 5)
