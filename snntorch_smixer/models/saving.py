@@ -46,10 +46,12 @@ class Wrapped:
     Attributes:
         swap: argument of `wrap`.
         dstsp: settings of the pruning.
+        only: blocks that were touched, None for all.
     """
 
     swap: bool | str
     dstsp: DSTSPConfig
+    only: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Blueprint:
         config, dstsp = net.live_config(), getattr(net, "dstsp", None)
         if dstsp is None or hasattr(config, "prune"):
             return cls(config)
-        return cls(config, Wrapped(dstsp.swap, dstsp.settings))
+        return cls(config, Wrapped(dstsp.swap, dstsp.settings, dstsp.only))
 
     @classmethod
     def load(cls, folder: Path) -> Blueprint:
@@ -117,7 +119,11 @@ class Blueprint:
         check_keys("wrapped", Wrapped, wrapped)
         if wrapped.get("swap") not in (True, False, "all"):
             raise CardError(f"wrapped.swap={wrapped.get('swap')!r} is no argument of wrap. Restore the file.")
-        return cls(config, Wrapped(wrapped["swap"], DSTSPConfig.from_dict(wrapped.get("dstsp", {}))))
+        only = wrapped.get("only")
+        if only is not None and not (isinstance(only, list) and only and all(isinstance(path, str) for path in only)):
+            raise CardError(f"wrapped.only={only!r} is no list of block names. Restore the file.")
+        settings = DSTSPConfig.from_dict(wrapped.get("dstsp", {}))
+        return cls(config, Wrapped(wrapped["swap"], settings, None if only is None else tuple(only)))
 
     def to_json(self) -> str:
         """The text of ``config.json``."""
@@ -125,7 +131,8 @@ class Blueprint:
         raw |= {"config": self.config.to_dict()}
         if self.wrapped is not None:
             dstsp = dataclasses.asdict(self.wrapped.dstsp, dict_factory=_without_none)
-            raw |= {"wrapped": {"swap": self.wrapped.swap, "dstsp": dstsp}}
+            only = {} if self.wrapped.only is None else {"only": list(self.wrapped.only)}
+            raw |= {"wrapped": {"swap": self.wrapped.swap, **only, "dstsp": dstsp}}
         return json.dumps(raw, indent=2) + "\n"
 
     @property

@@ -201,6 +201,7 @@ class WrappedDSTSP(DSTSP, KeepsLess, HoldsSequence):
     Attributes:
         sequence: what was chosen for the sequence that runs, in a model that takes one step at a time.
         place_of_steps: its hook in front of the first block.
+        only: blocks that `wrap` touched, None for all.
         looks_ahead: where such a model loops by itself, its stem runs twice and tokens are chosen by the spikes of all
             steps. False: by those of the first step.
     """
@@ -214,13 +215,14 @@ class WrappedDSTSP(DSTSP, KeepsLess, HoldsSequence):
     sequence: Sequence
     place_of_steps: Any
     looks_ahead: bool
+    only: tuple[str, ...] | None
     _more_settings = ("memory", "chunks", "looks_ahead")
 
     def __init__(self, settings: DSTSPConfig, plan: Plan, *, swap: bool | str = True, loop: Loop | None = None) -> None:
         self.current, self.stored = Current(), StoredSteps()
         self.loop, self.sequence, self.place_of_steps = loop, Sequence(), None
         self.looks_ahead = True
-        self.plan, self.swap = plan, swap
+        self.plan, self.swap, self.only = plan, swap, None
         self.keeps_grid = plan.keeps_grid
         super().__init__(settings, depth=plan.depth)
         self.found = Found()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,9 +61,16 @@ class Patch:
     stored: tuple[str, ...] = ()
     loop: Loop | None = None
     out_shapes: tuple[tuple[int, ...], ...] = ()
+    only: tuple[str, ...] | None = None
 
 
-def look(model: nn.Module, settings: DSTSPConfig, *, swap: bool | str = True, example: Any = None) -> Patch:
+Only = Sequence[str] | Sequence[int] | Callable[[str, nn.Module], bool] | None
+"""Blocks: by dotted name, by number, or by what a function of name and module says."""
+
+
+def look(
+    model: nn.Module, settings: DSTSPConfig, *, swap: bool | str = True, only: Only = None, example: Any = None
+) -> Patch:
     """Everything that wrapping ``model`` needs; the model is not touched.
 
     Raises:
@@ -74,10 +81,14 @@ def look(model: nn.Module, settings: DSTSPConfig, *, swap: bool | str = True, ex
         check_choice("wrap", "swap", swap, tuple(map(repr, SWAPS)))
     refuse_wrapped(model)
     with random_state_kept(), torch.inference_mode(False):
-        return _look(model, settings, swap, example)
+        return _look(model, settings, swap, only, example)
 
 
-def _look(model: nn.Module, settings: DSTSPConfig, swap: bool | str, example: Any) -> Patch:
+def _look(model: nn.Module, settings: DSTSPConfig, swap: bool | str, only: Only, example: Any) -> Patch:
+    if only is not None and (isinstance(model, SMixerNet) or built_in.pruning_of(model) is not None):
+        raise SettingError(
+            f"wrap: only={only!r} is for third-party models, and this is a {type(model).__name__}. Leave it out."
+        )
     if isinstance(model, SMixerNet):
         native_plan, native_swaps = native.look(model, settings, swap)
         return Patch(native_plan, native_swaps)
@@ -98,7 +109,7 @@ def _look(model: nn.Module, settings: DSTSPConfig, swap: bool | str, example: An
             raise FamilyError(_no_family(model, probe.why_nothing(model, seen)))
     else:
         subject = Subject(family.name, family.sites(model), tuple(family.stored_steps(model)))
-    return _plan(model, subject, settings, swap, _Seen(seen, _arguments(example)))
+    return _plan(model, subject, settings, (swap, only), _Seen(seen, _arguments(example)))
 
 
 def _arguments(example: Any) -> tuple[Any, ...]:
@@ -138,22 +149,32 @@ def _run(model: nn.Module, example: Any) -> Observation:
         ) from error
 
 
-def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool | str, example: _Seen) -> Patch:
+def _plan(
+    model: nn.Module, subject: Subject, settings: DSTSPConfig, wanted: tuple[bool | str, Only], example: _Seen
+) -> Patch:
     """One plan for families and for probed models."""
-    seen = example.run
+    seen, (swap, only) = example.run, wanted
     refuse_shared(model, subject.sites)
     sites, surveys = _surveyed(model, subject, seen, swap)
-    refuse_left(surveys, swap)
     if seen is not None and subject.name == "probe":
         refuse_streams(model, example.args, seen, surveys, sites.steps)
     loop = _loop(model, sites, surveys, example)
+    chosen = sites.blocks if only is None else _chosen(model, sites, only)
+    if chosen[0] != sites.blocks[0] and (loop is not None or subject.stem is not None):
+        raise SettingError(
+            f"wrap: only={only!r} begins at {chosen[0]}, but tokens of this {type(model).__name__} can leave in front "
+            f"of {sites.blocks[0]} alone. Name that block too."
+        )
+    refuse_left({path: surveys[path] for path in chosen}, swap)
     tokens, steps = _sizes(sites, surveys, seen)
-    swaps = _swap_edits(model, sites, surveys, swap, tokens)
+    swaps = _swap_edits(model, replace(sites, blocks=chosen), surveys, swap, tokens)
+    swaps += _swap_edits(model, _without(sites, chosen), surveys, False, tokens)
     refuse_shared_attention(model, swaps)
     swapped = {edit.path: edit.swap for edit in swaps}
     caps = tuple(_cap_edits(model, sites, swapped)) if sites.virtual_steps else ()
     levels = max((cap.levels for cap in caps), default=None)
-    prunes = (_renamed(edit, swapped, loop=loop) for edit in _prune_edits(model, sites, subject.stem, surveys))
+    planned = _prune_edits(model, replace(sites, blocks=chosen), subject.stem, surveys)
+    prunes = (_renamed(edit, swapped, loop=loop) for edit in planned)
     units = _unit_edits(sites, surveys, swapped) if sites.keeps_grid else ()
     edits: list[Edit] = [*swaps, *_whole_grid_edits(surveys, swap), *_first_marked(prunes), *caps, *units]
     pruned = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
@@ -183,7 +204,31 @@ def _plan(model: nn.Module, subject: Subject, settings: DSTSPConfig, swap: bool 
     )
     check_fits(plan, settings)
     shapes = () if seen is None else shapes_of(seen.out)
-    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), loop, shapes)
+    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), loop, shapes, None if only is None else chosen)
+
+
+def _without(sites: Sites, chosen: tuple[str, ...]) -> Sites:
+    return replace(sites, blocks=tuple(path for path in sites.blocks if path not in chosen))
+
+
+def _chosen(model: nn.Module, sites: Sites, only: Only) -> tuple[str, ...]:
+    """The blocks that ``only`` means, in their order.
+
+    Raises:
+        SettingError: it means none, or something else.
+    """
+    blocks = sites.blocks
+    if callable(only):
+        found = {path for path in blocks if only(path, model.get_submodule(path))}
+    else:
+        asked: list[Any] = [only] if isinstance(only, (str, int)) else list(only or ())
+        numbered = {i - by: path for by in (0, len(blocks)) for i, path in enumerate(blocks)}
+        found = {str(numbered.get(one, one)) for one in asked}
+    wrong = sorted(found - set(blocks))
+    if wrong or not found:
+        got = repr(wrong[0]) if wrong else "no block"
+        raise SettingError(f"wrap: only={only!r} means {got}, expected some of {', '.join(blocks)}, or their numbers.")
+    return tuple(path for path in blocks if path in found)
 
 
 def _surveyed(
@@ -306,9 +351,8 @@ def _left(sites: Sites, surveys: dict[str, Survey], swapped: dict[str, Swap], sw
         for inner, attention in found.swaps.items():
             name = ".".join(filter(None, (path, inner)))
             if name not in swapped and attention.kind != "mixer":
-                why = (
-                    "linear in the tokens; swap='all' swaps it" if swap and attention.kind == "linear" else "swap=False"
-                )
+                kept = "not in only=" if swap else "swap=False"
+                why = "linear in the tokens; swap='all' swaps it" if swap and attention.kind == "linear" else kept
                 yield f"{name}: its attention is kept, {why}"
         for inner, why in found.left.items():
             what = why.removeprefix("wrap: ").partition(". ")[0].rstrip(".")
@@ -329,7 +373,7 @@ def _swap_edits(
         for inner, found in surveys[path].swaps.items()
         if found.kind in wanted or found.reshapes
     ]
-    edits += _mixers_beside(model, sites) if "mixer" in wanted else []
+    edits += _mixers_beside(model, surveys) if "mixer" in wanted else []
     keep = [edit for edit in edits if edit.swap.kind not in wanted]
     return [edit if edit not in keep else SwapEdit(edit.path, edit.swap.as_is(), None) for edit in edits]
 
@@ -343,9 +387,9 @@ def _whole_grid_edits(surveys: dict[str, Survey], swap: bool | str) -> Iterator[
                 yield WholeGridEdit(".".join(filter(None, (path, inner))), attention.value_layout)
 
 
-def _mixers_beside(model: nn.Module, sites: Sites) -> list[SwapEdit]:
+def _mixers_beside(model: nn.Module, blocks: Iterable[str]) -> list[SwapEdit]:
     """Matrices over the tokens outside the blocks, as in STMixer's surrogate modules: they read the same stream."""
-    inside = tuple(f"{path}." for path in sites.blocks)
+    inside = tuple(f"{path}." for path in blocks)
     return [
         SwapEdit(path, matrices(module, "b c n"), module.linear_mix[0].in_features)
         for path, module in model.named_modules()

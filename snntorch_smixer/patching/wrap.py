@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from snntorch_smixer.errors import FamilyError
+from snntorch_smixer.errors import FamilyError, SettingError
 from snntorch_smixer.memory import MODES, memory_of
 from snntorch_smixer.models.smixer_net import SMixerNet
 from snntorch_smixer.modes import random_state_kept, undisturbed
@@ -20,7 +20,7 @@ from snntorch_smixer.patching.fit import fit
 from snntorch_smixer.patching.hooks import SameGrid, picture_size
 from snntorch_smixer.patching.modules import TokenMixing, WrappedDSTSP
 from snntorch_smixer.patching.outputs import TryFirst, check_outputs, shapes_of, step_by_step_copy
-from snntorch_smixer.patching.plan import Patch, look
+from snntorch_smixer.patching.plan import Only, Patch, look
 from snntorch_smixer.patching.record import Plan, steps_after, tokens_after
 from snntorch_smixer.patching.running import unwatch, watch
 from snntorch_smixer.patching.standins import InPlaceOf, SwappedAttention
@@ -32,8 +32,15 @@ from snntorch_smixer.rest import teach_snntorch_reset
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def plan(
-    model: nn.Module, *, ps: Rates = 0.3, t: int | None = 1, swap: bool | str = True, example_input: Any = None
+def plan(  # noqa: PLR0913 - the arguments of wrap
+    model: nn.Module,
+    *,
+    ps: Rates = 0.3,
+    t: int | None = 1,
+    swap: bool | str = True,
+    settings: DSTSPConfig | None = None,
+    only: Only = None,
+    example_input: Any = None,
 ) -> Plan:
     """What `wrap` with the same arguments would do; ``print`` it. Raises what `wrap` raises, touches nothing.
 
@@ -45,15 +52,17 @@ def plan(
         (4, 1)
     """
     with undisturbed():
-        return look(model, DSTSPConfig(ps=ps, t=t), swap=swap, example=example_input).plan
+        return look(model, _settings(ps, t, settings), swap=swap, only=only, example=example_input).plan
 
 
-def wrap(
+def wrap(  # noqa: PLR0913 - the face
     model: Model,
     *,
     ps: Rates = 0.3,
     t: int | None = 1,
     swap: bool | str = True,
+    settings: DSTSPConfig | None = None,
+    only: Only = None,
     example_input: Any = None,
     calibrate: Iterable[Any] | None = None,
 ) -> Model:
@@ -70,6 +79,9 @@ def wrap(
         ps: share of tokens to drop, in [0, 1); a number, one per block, or a `Schedule`.
         t: steps to keep, 1..T; None keeps all. Where integer neurons stand for steps, the most spikes they may fire.
         swap: True: attention that is quadratic in the tokens. "all": linear attention too. False: prune only.
+        settings: all settings of the pruning at once, in place of ``ps`` and ``t``.
+        only: the blocks to touch: their dotted names, their numbers, or a function of name and module that says so;
+            None for all. The others keep their attention, and tokens leave in front of the first one of these.
         example_input: an input, or a tuple of arguments. It tells the number of tokens where the model does not;
             without it ``W_M`` is made at the first forward.
         calibrate: batches, inputs or (input, ...) tuples, from which every ``W_M`` is fitted to the attention that it
@@ -92,7 +104,7 @@ def wrap(
         torch.Size([2, 10])
     """
     with undisturbed(), random_state_kept(failed=True):
-        patch = look(model, DSTSPConfig(ps=ps, t=t), swap=swap, example=example_input)
+        patch = look(model, _settings(ps, t, settings), swap=swap, only=only, example=example_input)
         shared = built_in.pruning_of(model)
         if shared is not None:
             _refuse_calibration(model, calibrate)
@@ -108,6 +120,19 @@ def wrap(
     return model
 
 
+def _settings(ps: Rates, t: int | None, settings: DSTSPConfig | None) -> DSTSPConfig:
+    if settings is None:
+        return DSTSPConfig(ps=ps, t=t)
+    if not isinstance(settings, DSTSPConfig):
+        raise SettingError(f"wrap: got settings of type {type(settings).__name__}. Pass a dstsp.DSTSPConfig.")
+    if (ps, t) not in ((0.3, 1), (settings.ps, settings.t)):
+        raise SettingError(
+            f"wrap: got ps={ps!r}, t={t!r} and settings with ps={settings.ps!r}, t={settings.t!r}. Pass them in "
+            "settings alone."
+        )
+    return settings
+
+
 def _refuse_calibration(model: nn.Module, calibrate: Any) -> None:
     if calibrate is not None:
         raise FamilyError(
@@ -119,6 +144,7 @@ def _refuse_calibration(model: nn.Module, calibrate: Any) -> None:
 @torch.inference_mode(False)
 def _apply(model: nn.Module, patch: Patch, swap: bool | str, example: Any) -> None:
     dstsp = WrappedDSTSP(patch.plan.settings, patch.plan, swap=swap, loop=patch.loop).train(model.training)
+    dstsp.only = patch.only
     context = Context(dstsp, dstsp.current, dstsp.stored)
     for edit in patch.edits:
         edit.apply(model, context)

@@ -237,11 +237,7 @@ def construct(blueprint: Blueprint, changes: Mapping[str, Any] | None = None) ->
     if wrapped is None:
         return net
     example = torch.zeros(1, config.in_channels, *config.img_size)
-    settings = wrapped.dstsp
-    net = wrap(net, ps=settings.ps, t=settings.t, swap=wrapped.swap, example_input=example)
-    for key in ("merge", "ranking", "w_prime", "spike_cap", "active"):
-        setattr(net.dstsp, key, getattr(settings, key))
-    return net
+    return wrap(net, swap=wrapped.swap, settings=wrapped.dstsp, only=wrapped.only, example_input=example)
 
 
 def _given(where: str, asked: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
