@@ -53,6 +53,13 @@ class Hit:
         kind: a key of `REASONS`.
         module: dotted path of the module that runs it; "" is the model itself.
         reason: why not.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import events, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist").eval(), torch.rand(2, 1, 28, 28)
+        >>> events.audit(net, x).hits[0].module
+        'stem.units.0.linear'
     """
 
     kind: str
@@ -69,6 +76,13 @@ class Operation:
         op: what it is: a name of `cost.Record`, or the kind of a hit.
         verdict: "runs", "folds", "cannot" or "unknown".
         reason: why; empty where it runs.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import events, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist").eval(), torch.rand(2, 1, 28, 28)
+        >>> events.audit(net, x).operations[1].verdict
+        'folds'
     """
 
     module: str
@@ -85,6 +99,13 @@ class Audit:
         model: class name of the model.
         operations: all of them, in the order of the run, those that cannot run behind.
         hits: those that an asynchronous chip cannot run.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import events, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist").eval(), torch.rand(2, 1, 28, 28)
+        >>> events.audit(net, x).event_driven
+        False
     """
 
     model: str

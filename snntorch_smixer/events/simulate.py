@@ -34,6 +34,11 @@ class Timing:
         loss: share of the spikes that never arrive.
         mismatch: standard deviation of the thresholds, relative to their value.
         seed: of all that is random.
+
+    Examples:
+        >>> from snntorch_smixer import events
+        >>> events.Timing(bins=16, jitter=0.5).jitter
+        0.5
     """
 
     bins: int = 1
@@ -64,6 +69,13 @@ class Simulation:
         late: spikes that would have arrived after the last step.
         lost: spikes that `Timing.loss` took.
         silent: neuron layers that never fired.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import events, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist").eval(), torch.rand(2, 1, 28, 28)
+        >>> events.simulate(net, x).logits.shape
+        torch.Size([2, 10])
     """
 
     logits: Tensor
