@@ -6,9 +6,9 @@ import inspect
 import pytest
 
 import snntorch_smixer
-from snntorch_smixer import cost, dstsp, viz
+from snntorch_smixer import cost, dstsp, events, viz
 
-FACES = (snntorch_smixer, cost, dstsp, viz)
+FACES = (snntorch_smixer, cost, dstsp, events, viz)
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NEEDS = {"spikingjelly": "spikingjelly", "viz": "matplotlib"}
 

@@ -11,12 +11,12 @@ from types import ModuleType
 import pytest
 
 import snntorch_smixer
-from snntorch_smixer import cost, dstsp, train
+from snntorch_smixer import cost, dstsp, events, train
 from snntorch_smixer.models import network, transform
 from snntorch_smixer.zoo import hub
 
 ROOT = Path(__file__).parent.parent
-FACES = (snntorch_smixer, dstsp, cost, train)
+FACES = (snntorch_smixer, dstsp, cost, events, train)
 PUBLIC = [(module, name) for module in FACES for name in module.__all__]
 
 
