@@ -22,6 +22,9 @@ from snntorch_smixer.pruning.spatial import dssp as dssp
 from snntorch_smixer.pruning.spatial import tokens_kept as tokens_kept
 from snntorch_smixer.pruning.temporal import cap_spikes as cap_spikes
 from snntorch_smixer.pruning.temporal import dstp as dstp
+from snntorch_smixer.recovery.recover import Recovery as Recovery
+from snntorch_smixer.recovery.recover import RecoverySettings as RecoverySettings
+from snntorch_smixer.recovery.recover import recover as recover
 from snntorch_smixer.selection import Selection as Selection
 
 __all__ = [
@@ -30,6 +33,8 @@ __all__ = [
     "DSTSPConfig",
     "Family",
     "Plan",
+    "Recovery",
+    "RecoverySettings",
     "Schedule",
     "Selection",
     "Sites",
@@ -39,6 +44,7 @@ __all__ = [
     "fit",
     "merge_dropped",
     "plan",
+    "recover",
     "register",
     "siv",
     "steps",
