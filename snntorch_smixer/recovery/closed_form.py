@@ -96,6 +96,8 @@ def fit_layer(model: nn.Module, teacher: nn.Module, layer: Layer, samples: Seque
         samples: inputs.
         strength: see `step`.
     """
+    if layer.neuron not in dict(teacher.named_modules()):
+        return "the unpruned net has no such neuron"
     paths = list({p for p in (layer.path, layer.source, layer.neuron, layer.stream, layer.norm) if p})
     gram = cross = torch.zeros((), dtype=torch.float64)
     for sample in samples:
@@ -115,7 +117,7 @@ def fit_layer(model: nn.Module, teacher: nn.Module, layer: Layer, samples: Seque
 def _target(teacher: nn.Module, layer: Layer, mine: Trace, theirs: Trace) -> Tensor | str:
     """What the neuron has to be given by this layer, in the shape of its input; or why that is not known."""
     if layer.neuron not in theirs.inputs or layer.neuron in theirs.repeated:
-        return "the unpruned net has no such neuron"
+        return "its neuron does not run once in the unpruned net"
     kept, x = mine.kept[layer.neuron], mine.inputs[layer.neuron]
     steps = None if kept is None or kept.num_steps == kept.full_steps else kept.steps
     neuron = teacher.get_submodule(layer.neuron)

@@ -36,14 +36,13 @@ def distance(net, teacher, images) -> float:
         return float((net.eval()(images) - teacher.eval()(images)).pow(2).mean())
 
 
-@pytest.mark.parametrize("stages", [["statistics"], ["head"], ["distillation"], ["layers", "statistics"]])
-def test_each_stage_brings_the_logits_nearer_to_those_of_the_unpruned_net(firing_net, images, stages):
+@pytest.mark.parametrize("stages", [["head"], ["distillation"], ["statistics", "head"], ["layers", "head"]])
+def test_stages_bring_the_logits_nearer_to_those_of_the_unpruned_net(firing_net, images, stages):
     teacher = firing_net()
     net = dstsp.wrap(copy.deepcopy(teacher), ps=0.5, t=1)
     before = distance(net, teacher, images)
-    # Statistics change what is random here anyway: they are judged by the mean of what arrives, in a test of its own.
     settings = dstsp.RecoverySettings(epochs=5, lr=3e-3)
-    dstsp.recover(net, list(images.split(16)), stages=[*stages, "head"], settings=settings)
+    dstsp.recover(net, list(images.split(16)), stages=stages, settings=settings)
     assert distance(net, teacher, images) < 0.9 * before
 
 
@@ -163,13 +162,11 @@ def test_the_target_follows_a_neuron_of_spikingjelly(settings):
     neuron = sj.LIFNode(tau=2.0, step_mode="m", store_v_seq=True, **settings)
     current = 3 * torch.rand(4, 2, 6)
     steps = torch.tensor([[3], [1]])
-    rest = 0.0 if settings.get("v_reset", 0.0) is None else settings.get("v_reset", 0.0)
     target = target_current(neuron, current, steps)
     spikes = neuron(current)
-    fired = torch.stack([spikes[3, 0], spikes[1, 1]])
     neuron.reset()
-    neuron.v_threshold = neuron.v_threshold
-    assert torch.equal(neuron(target)[0], fired) or rest != 0.0
+    assert torch.equal(neuron(target)[0], torch.stack([spikes[3, 0], spikes[1, 1]]))
+    assert 0 < float(spikes.mean()) < 1
 
 
 def test_the_ridge_keeps_what_the_data_do_not_tell():
