@@ -23,8 +23,8 @@ from snntorch_smixer.pruning.spatial import tokens_kept as tokens_kept
 from snntorch_smixer.pruning.temporal import cap_spikes as cap_spikes
 from snntorch_smixer.pruning.temporal import dstp as dstp
 from snntorch_smixer.recovery.recover import Recovery as Recovery
-from snntorch_smixer.recovery.recover import RecoverySettings as RecoverySettings
 from snntorch_smixer.recovery.recover import recover as recover
+from snntorch_smixer.recovery.settings import RecoverySettings as RecoverySettings
 from snntorch_smixer.selection import Selection as Selection
 
 __all__ = [

@@ -10,8 +10,9 @@ from snntorch_smixer.cli.dataset import open_data
 from snntorch_smixer.errors import FamilyError, SettingError
 from snntorch_smixer.models.network import Network
 from snntorch_smixer.patching.wrap import wrap
-from snntorch_smixer.recovery.recover import STAGES, Recovery, RecoverySettings
+from snntorch_smixer.recovery.recover import STAGES, Recovery
 from snntorch_smixer.recovery.recover import recover as recover_net
+from snntorch_smixer.recovery.settings import RecoverySettings
 from snntorch_smixer.train.data import ImageData
 
 

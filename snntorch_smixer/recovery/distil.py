@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from snntorch_smixer.errors import MeasureError
 from snntorch_smixer.recovery.inputs import batches
 from snntorch_smixer.recovery.quality import logits
+from snntorch_smixer.recovery.settings import RecoverySettings
 from snntorch_smixer.recovery.statistics import Norm
 
 
@@ -36,7 +37,7 @@ def distil(
     teacher: nn.Module,
     loader: Iterable[Any],
     *,
-    settings: Any,
+    settings: RecoverySettings,
     shown: Callable[[int], None],
     batch_count: int,
 ) -> float:
@@ -46,7 +47,7 @@ def distil(
         model: pruned.
         teacher: unpruned, in evaluation mode.
         loader: unlabelled batches, gone through once per epoch.
-        settings: `snntorch_smixer.recovery.recover.RecoverySettings`.
+        settings: see `RecoverySettings`.
         shown: is called with the number of inputs after each step.
         batch_count: batches of one epoch.
 
@@ -61,26 +62,34 @@ def distil(
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0)
     for module in model.modules():
         module.training = isinstance(module, Norm)
-    step, losses = 0, [0.0]
-    for _ in range(settings.epochs):
+    losses = [0.0]
+    for epoch in range(settings.epochs):
         losses = []
         for sample in batches("recover", loader, model):
-            warm = min(1.0, (step + 1) / max(1, min(50, total // 10)))
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-            with torch.autocast(sample.x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                with torch.no_grad():
-                    wanted = logits(teacher, sample.x)
-                loss = divergence(logits(model, sample.x), wanted, settings.temperature)
+            rate = _rate(epoch * batch_count + len(losses), total)
+            optimizer.param_groups[0]["lr"] = settings.lr * rate
+            loss = _loss(model, teacher, sample.x, settings)
             losses.append(_finite(loss))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 5.0)
             optimizer.step()
-            step += 1
             shown(sample.count)
     model.eval()
     return math.fsum(losses) / max(1, len(losses))
+
+
+def _rate(step: int, total: int) -> float:
+    """Learning rate over its peak: up over at most 50 steps, then down to 0 as a cosine."""
+    warm = min(1.0, (step + 1) / max(1, min(50, total // 10)))
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+
+
+def _loss(model: nn.Module, teacher: nn.Module, x: Tensor, settings: RecoverySettings) -> Tensor:
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with torch.no_grad():
+            wanted = logits(teacher, x)
+        return divergence(logits(model, x), wanted, settings.temperature)
 
 
 def _finite(loss: Tensor) -> float:

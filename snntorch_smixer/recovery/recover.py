@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from snntorch_smixer.errors import FamilyError, SettingError, check_choice, check_count
+from snntorch_smixer.errors import FamilyError, SettingError, check_choice
 from snntorch_smixer.modes import random_state_kept, undisturbed
 from snntorch_smixer.patching import built_in
 from snntorch_smixer.patching.modules import WrappedDSTSP
@@ -24,46 +24,11 @@ from snntorch_smixer.recovery.distil import distil
 from snntorch_smixer.recovery.inputs import Sample, check_loader, parted, read
 from snntorch_smixer.recovery.layers import find_layers
 from snntorch_smixer.recovery.quality import Judge, judge
+from snntorch_smixer.recovery.settings import RecoverySettings
 from snntorch_smixer.rest import reset_all
 
 STAGES = ("statistics", "layers", "head", "distillation")
 """In the order in which they make sense; the default leaves "layers" out, see `recover`."""
-
-
-@dataclass(frozen=True)
-class RecoverySettings:
-    """How `recover` works.
-
-    Attributes:
-        samples: inputs of the statistics and of the closed forms; the last fifth of what is read, 500 at most, is held
-            out for the figures where `recover` gets no ``check``.
-        strength: of the ridge towards the weights of now, over the mean square of the inputs.
-        epochs: passes of distillation over the loader.
-        lr: peak learning rate of distillation; AdamW with a short warm-up and a cosine to 0.
-        temperature: of distillation.
-        precision: "fp32", or "bf16" for autocast in distillation.
-        seed: of everything that draws from torch, NumPy or Python, a shuffling loader included.
-
-    Raises:
-        SettingError: a value is out of range.
-    """
-
-    samples: int = 2000
-    strength: float = 1e-3
-    epochs: int = 1
-    lr: float = 1e-3
-    temperature: float = 2.0
-    precision: str = "fp32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("samples", 2), ("epochs", 1), ("seed", 0)):
-            check_count("RecoverySettings", name, getattr(self, name), least=least)
-        for name in ("strength", "lr", "temperature"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not (isinstance(value, (int, float)) and 0 < value < float("inf")):
-                raise SettingError(f"RecoverySettings: {name}={value!r} must be a positive number. Pass one.")
-        check_choice("RecoverySettings", "precision", self.precision, ("fp32", "bf16"))
 
 
 @dataclass(frozen=True)
