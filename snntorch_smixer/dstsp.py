@@ -24,18 +24,25 @@ from snntorch_smixer.pruning.temporal import cap_spikes as cap_spikes
 from snntorch_smixer.pruning.temporal import dstp as dstp
 from snntorch_smixer.recovery.recover import Recovery as Recovery
 from snntorch_smixer.recovery.recover import recover as recover
+from snntorch_smixer.recovery.search import Budget as Budget
+from snntorch_smixer.recovery.search import Candidate as Candidate
+from snntorch_smixer.recovery.search import Search as Search
+from snntorch_smixer.recovery.search import search as search
 from snntorch_smixer.recovery.settings import RecoverySettings as RecoverySettings
 from snntorch_smixer.selection import Selection as Selection
 
 __all__ = [
     "DSTSP",
     "FAMILIES",
+    "Budget",
+    "Candidate",
     "DSTSPConfig",
     "Family",
     "Plan",
     "Recovery",
     "RecoverySettings",
     "Schedule",
+    "Search",
     "Selection",
     "Sites",
     "cap_spikes",
@@ -46,6 +53,7 @@ __all__ = [
     "plan",
     "recover",
     "register",
+    "search",
     "siv",
     "steps",
     "summary",
