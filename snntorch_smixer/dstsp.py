@@ -24,8 +24,6 @@ from snntorch_smixer.pruning.temporal import cap_spikes as cap_spikes
 from snntorch_smixer.pruning.temporal import dstp as dstp
 from snntorch_smixer.recovery.recover import Recovery as Recovery
 from snntorch_smixer.recovery.recover import recover as recover
-from snntorch_smixer.recovery.search import Budget as Budget
-from snntorch_smixer.recovery.search import Candidate as Candidate
 from snntorch_smixer.recovery.search import Search as Search
 from snntorch_smixer.recovery.search import search as search
 from snntorch_smixer.recovery.settings import RecoverySettings as RecoverySettings
@@ -34,8 +32,6 @@ from snntorch_smixer.selection import Selection as Selection
 __all__ = [
     "DSTSP",
     "FAMILIES",
-    "Budget",
-    "Candidate",
     "DSTSPConfig",
     "Family",
     "Plan",

@@ -1,4 +1,4 @@
-"""``smixer recover``: prune a net, give back what that cost without labels, and save it."""
+"""``smixer recover`` and ``smixer search`` behind their arguments."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from snntorch_smixer.models.network import Network
 from snntorch_smixer.patching.wrap import wrap
 from snntorch_smixer.recovery.recover import STAGES, Recovery
 from snntorch_smixer.recovery.recover import recover as recover_net
+from snntorch_smixer.recovery.search import Search
+from snntorch_smixer.recovery.search import search as search_net
 from snntorch_smixer.recovery.settings import RecoverySettings
 from snntorch_smixer.train.data import ImageData
 
@@ -51,6 +53,30 @@ def recover(
     report = recover_net(net, loader, stages=chosen, settings=settings, check=list(found.test_batches()))
     net.save_pretrained(out)
     return report
+
+
+def search(net: Network, data: Path, *, budget: str, chip: str | None = None, least: float | None = None) -> Search:
+    """What the command does behind its arguments: find the pruning of a net without any, on labelled training images.
+
+    Args:
+        net: trained without pruning.
+        data: folder with the data set that its card names.
+        budget: see `snntorch_smixer.dstsp.search`.
+        chip: prices.
+        least: accuracy that the chosen setting has to have.
+
+    Raises:
+        FamilyError: the net was trained with pruning.
+        SettingError: no budget, or a data set that is not held in memory.
+    """
+    _, found = open_data("search", net, root=data)
+    if not isinstance(found, ImageData):
+        raise SettingError("search: this data set is read from folders. Call dstsp.search with a loader of your own.")
+    images, labels = found.train
+    last = slice(-min(1000, len(images)), None)
+    batches = zip(found.normalise(images[last]).split(250), labels[last].split(250), strict=True)
+    wrapped = prune(net, ps=0.0, t=None)
+    return search_net(wrapped, list(batches), budget=budget, chip=chip, min_accuracy=least)
 
 
 def prune(net: Network, *, ps: float, t: int | None) -> Network:

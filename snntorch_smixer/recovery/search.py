@@ -96,6 +96,14 @@ class Search:
         chosen: the best one within the budget, which the model has now; None where there is none.
         closest: without a chosen one, what comes closest.
         tried: settings in all.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import dstsp, from_pretrained
+        >>> net = dstsp.wrap(from_pretrained("smixer-2-64-fmnist"), ps=0, t=None)
+        >>> found = dstsp.search(net, [torch.rand(4, 1, 28, 28)], budget="macs<=1%", samples=4)
+        >>> found.chosen is None, found.closest is None
+        (True, False)
     """
 
     kind: str

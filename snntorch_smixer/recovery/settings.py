@@ -23,6 +23,11 @@ class RecoverySettings:
 
     Raises:
         SettingError: a value is out of range.
+
+    Examples:
+        >>> from snntorch_smixer import dstsp
+        >>> dstsp.RecoverySettings(epochs=2).epochs
+        2
     """
 
     samples: int = 2000

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from snntorch_smixer import dstsp, from_pretrained
-from snntorch_smixer.cli.recovery import prune, recover
+from snntorch_smixer.cli.recovery import prune, recover, search
 from snntorch_smixer.errors import FamilyError, SettingError
 
 
@@ -45,3 +45,11 @@ def test_an_unknown_stage_is_refused(data, tmp_path):
 def test_a_net_that_was_trained_with_pruning_is_refused():
     with pytest.raises(FamilyError, match="trained with pruning"):
         prune(from_pretrained("smixer-2-64-fmnist-dstsp"), ps=0.3, t=1)
+
+
+def test_a_search_judges_by_the_labels(data):
+    net = from_pretrained("smixer-2-64-fmnist")
+    found = search(net, data, budget="macs<=70%")
+    assert found.metric == "accuracy"
+    assert net.dstsp.settings == found.chosen.settings
+    assert found.chosen.quality > 0.5
