@@ -22,6 +22,11 @@ from snntorch_smixer.pruning.spatial import dssp as dssp
 from snntorch_smixer.pruning.spatial import tokens_kept as tokens_kept
 from snntorch_smixer.pruning.temporal import cap_spikes as cap_spikes
 from snntorch_smixer.pruning.temporal import dstp as dstp
+from snntorch_smixer.recovery.recover import Recovery as Recovery
+from snntorch_smixer.recovery.recover import recover as recover
+from snntorch_smixer.recovery.search import Search as Search
+from snntorch_smixer.recovery.search import search as search
+from snntorch_smixer.recovery.settings import RecoverySettings as RecoverySettings
 from snntorch_smixer.selection import Selection as Selection
 
 __all__ = [
@@ -30,7 +35,10 @@ __all__ = [
     "DSTSPConfig",
     "Family",
     "Plan",
+    "Recovery",
+    "RecoverySettings",
     "Schedule",
+    "Search",
     "Selection",
     "Sites",
     "cap_spikes",
@@ -39,7 +47,9 @@ __all__ = [
     "fit",
     "merge_dropped",
     "plan",
+    "recover",
     "register",
+    "search",
     "siv",
     "steps",
     "summary",

@@ -18,6 +18,7 @@ from snntorch_smixer.layouts import Layout
 from snntorch_smixer.memory import KeepsLess
 from snntorch_smixer.patching.record import Found, Plan, check_fits
 from snntorch_smixer.patching.sequence import Loop, Sequence
+from snntorch_smixer.patching.unpruned import Weights
 from snntorch_smixer.pruning.pruner import DSTSP, DSTSPConfig
 from snntorch_smixer.rest import HoldsSequence
 from snntorch_smixer.selection import Selection, take_tokens
@@ -204,6 +205,7 @@ class WrappedDSTSP(DSTSP, KeepsLess, HoldsSequence):
         only: blocks that `wrap` touched, None for all.
         looks_ahead: where such a model loops by itself, its stem runs twice and tokens are chosen by the spikes of all
             steps. False: by those of the first step.
+        unpruned: weights that `unwrap` restores, by name; None where only training changed them.
     """
 
     plan: Plan
@@ -216,12 +218,13 @@ class WrappedDSTSP(DSTSP, KeepsLess, HoldsSequence):
     place_of_steps: Any
     looks_ahead: bool
     only: tuple[str, ...] | None
+    unpruned: Weights | None
     _more_settings = ("memory", "chunks", "looks_ahead")
 
     def __init__(self, settings: DSTSPConfig, plan: Plan, *, swap: bool | str = True, loop: Loop | None = None) -> None:
         self.current, self.stored = Current(), StoredSteps()
         self.loop, self.sequence, self.place_of_steps = loop, Sequence(), None
-        self.looks_ahead = True
+        self.looks_ahead, self.unpruned = True, None
         self.plan, self.swap, self.only = plan, swap, None
         self.keeps_grid = plan.keeps_grid
         super().__init__(settings, depth=plan.depth)

@@ -25,6 +25,7 @@ from snntorch_smixer.patching.record import Plan, steps_after, tokens_after
 from snntorch_smixer.patching.running import unwatch, watch
 from snntorch_smixer.patching.standins import InPlaceOf, SwappedAttention
 from snntorch_smixer.patching.state import restored
+from snntorch_smixer.patching.unpruned import put_back_unpruned
 from snntorch_smixer.pruning.pruner import DSTSPConfig
 from snntorch_smixer.pruning.rates import Rates
 from snntorch_smixer.rest import teach_snntorch_reset
@@ -208,8 +209,9 @@ def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 def unwrap(model: Model) -> Model:
     """Undo `wrap`: outputs are bit-identical to those before, as long as nothing was trained in between.
 
-    What V and the projection learnt since stays; Q and K come back as they were. Afterwards ``model.dstsp`` is None in
-    an `SMixerNet` and gone in any other model, so ``getattr(model, "dstsp", None) is None`` holds in both; there are no
+    What V and the projection learnt since stays, except what `recover` changed; Q and K come back as they were.
+    Afterwards ``model.dstsp`` is None in an `SMixerNet` and gone in any other model, so
+    ``getattr(model, "dstsp", None) is None`` holds in both; there are no
     settings to read or set. `summary` answers in words whether a model is wrapped.
 
     Raises:
@@ -240,6 +242,7 @@ def unwrap(model: Model) -> Model:
                 "lost. Merge it into the original and put that back first."
             )
     with restored(model, failed=True):
+        put_back_unpruned(model, model.dstsp)
         undo(model)
         unwatch(model)
         if isinstance(model, SMixerNet):

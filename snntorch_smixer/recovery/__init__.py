@@ -1,0 +1,1 @@
+"""Give a pruned net back what pruning cost, without labels, and choose the pruning under a budget."""
