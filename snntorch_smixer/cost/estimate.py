@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,130 @@ from torch import Tensor, nn
 from snntorch_smixer.cost.measure import measure
 from snntorch_smixer.cost.profile import Profile, load_profile
 from snntorch_smixer.cost.records import Folding, Record, Records
+from snntorch_smixer.cost.report import Assumptions as Assumptions
 from snntorch_smixer.cost.report import CostReport as CostReport
 from snntorch_smixer.cost.report import Row as Row
 from snntorch_smixer.cost.report import Unpriced as Unpriced
 from snntorch_smixer.cost.report import interval as interval
-from snntorch_smixer.cost.terms import TERMS, Assumptions, Setting
 from snntorch_smixer.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the amount of a term depends on besides the record."""
+
+    profile: Profile
+    assume: Assumptions
+    steps: int
+
+    @property
+    def papers(self) -> bool:
+        """Dense count times firing rate, as papers do."""
+        return self.profile.rule == "papers"
+
+    def cost_of(self, key: str) -> float | None:
+        """Price in pJ, 0 where another price includes it, None where it is unknown."""
+        return 0.0 if key in self.profile.includes else self.profile.prices[key].value
+
+
+Amount = Callable[[Record, Setting], float]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One kind of work."""
+
+    name: str  # for people
+    price: str  # key of `PRICES`
+    amount: Amount  # how many a record holds, for the whole batch
+
+
+def _events(record: Record, s: Setting) -> float:
+    if s.papers:
+        return 0 if record.op == "act_act" else record["rate_sop"]
+    if not s.profile.graded_spikes:
+        return record["ac"] + record["graded_ac"]
+    return record["ac"] + sum(level * n for level, n in _added(record, s).items())
+
+
+def _graded(record: Record, s: Setting) -> float:
+    return record["graded"] - sum(_added(record, s).values()) if s.profile.graded_spikes and not s.papers else 0
+
+
+def _added(record: Record, s: Setting) -> Mapping[int, int]:
+    """Of the graded events of a chip with graded spikes, by value, those that cost less as so many additions."""
+    once, whole = s.cost_of("ac_pj"), s.cost_of("graded_pj")
+    if once is None:
+        return {}
+    most = 1 if whole is None else whole / once if once else inf
+    return {level: n for level, n in record.levels.items() if level <= most}
+
+
+def _mac(record: Record, s: Setting) -> float:
+    count = {
+        "as_run": record["mac"],
+        "once": record["mac"] - record["static_mac"],
+        "every_step": record["mac"] + record["static_once"] * (s.steps - 1),
+    }[s.assume.static_input]
+    return count * record["dense"] / max(record["synapses"], 1) if s.papers else count
+
+
+def _act_act(record: Record, s: Setting) -> float:
+    if s.papers:
+        return record["rate_sop"] if record.op == "act_act" else 0
+    return record["gates"] + (record["act_act"] if s.profile.graded_spikes else record["act_act_units"])
+
+
+def _idle(record: Record, s: Setting) -> float:
+    return record["updates"] - record["triggered"] if s.profile.updates == "clocked" else 0
+
+
+def _synaptic(record: Record, s: Setting) -> float:
+    """Accesses of a weight: a graded event reads its weight once, however it is added up."""
+    events = record["ac"] + record["graded" if s.profile.graded_spikes else "graded_ac"]
+    return 0 if s.papers else events + _mac(record, s)
+
+
+def _state_bits(record: Record, s: Setting) -> float:
+    """A sum is read and written at every event, a membrane at every update."""
+    touched = _synaptic(record, s) + record["triggered"] + _idle(record, s)
+    return 2 * touched * s.profile.state_bits
+
+
+def _activation_bits(record: Record, s: Setting) -> float:
+    wide = 1 if record.operand == "spikes" else s.profile.activation_bits
+    return record["inputs"] * wide
+
+
+def _batch_norm(record: Record, s: Setting) -> float:
+    return record["batch_norm"] if s.assume.batch_norm == "count" else 0
+
+
+def _of(name: str) -> Amount:
+    return lambda record, _: record[name]
+
+
+TERMS: tuple[Term, ...] = (
+    Term("spike events", "ac_pj", _events),
+    Term("graded events", "graded_pj", _graded),
+    Term("multiply-accumulates", "mac_pj", _mac),
+    Term("activation x activation", "act_act_pj", _act_act),
+    Term("neuron updates", "update_pj", _of("triggered")),
+    Term("idle neuron updates", "update_idle_pj", _idle),
+    Term("spikes sent", "spike_pj", _of("spikes")),
+    Term("hops", "hop_pj", lambda record, s: record["packets"] * (1.0 if s.assume.hops is None else s.assume.hops)),
+    Term("weight reads", "weight_read_pj_per_bit", lambda record, s: _synaptic(record, s) * s.profile.weight_bits),
+    Term("state accesses", "state_pj_per_bit", _state_bits),
+    Term("activation reads", "activation_pj_per_bit", _activation_bits),
+    Term("additions", "add_pj", _of("adds")),
+    Term("multiplications", "mul_pj", _of("muls")),
+    Term("comparisons", "compare_pj", _of("compares")),
+    Term("special functions", "special_pj", _of("special")),
+    Term("batch norm", "batch_norm_pj", _batch_norm),
+)
+"""Every term of an estimate, in the order in which reports show them."""
+
+BY_PRICE: Mapping[str, Term] = {term.price: term for term in TERMS}
 
 
 def estimate(

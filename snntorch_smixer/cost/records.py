@@ -162,15 +162,10 @@ class Uncounted:
 
 @dataclass(frozen=True)
 class Folding:
-    """Linear layers in a row, without a neuron in between: together they are one linear layer.
+    """Linear layers in a row, without a neuron in between: together they are one linear layer."""
 
-    Attributes:
-        members: where they stand in `Records.layers`, in the order of the run.
-        record: what the one layer would have done, on the input of the first.
-    """
-
-    members: tuple[int, ...]
-    record: Record
+    members: tuple[int, ...]  # where they stand in `Records.layers`, in the order of the run
+    record: Record  # what the one layer would have done, on the input of the first
 
 
 @dataclass(frozen=True)

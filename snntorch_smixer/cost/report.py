@@ -7,14 +7,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from snntorch_smixer.cost.profile import Profile
 from snntorch_smixer.cost.records import COUNTS, Record, Records
-from snntorch_smixer.cost.terms import Assumptions
 from snntorch_smixer.cost.text import PJ_PER_MJ, mj, narrow, si, uj
+from snntorch_smixer.errors import SettingError, check_choice, check_count
 
 _STEPS_SHOWN = 16
 _CLASSES_SHOWN = 10
@@ -24,17 +25,65 @@ _COLUMNS = (
 )
 
 
+STATIC = ("as_run", "once", "every_step")
+BATCH_NORM = ("fold", "count")
+
+
 @dataclass(frozen=True)
-class Row:
-    """One layer of a report.
+class Assumptions:
+    """What an estimate needs and a run does not tell.
 
     Attributes:
-        record: what it did.
-        energy_pj: by the names of `TERMS`, per sample; only what has a price.
+        static_input: linear maps of a static image: "as_run" as the model computes them, "once" for all time steps, or
+            "every_step", as most papers count.
+        batch_norm: "fold" into the linear map before it, or "count" its scale and shift.
+        hops: mean number of hops of a packet between cores; None leaves routing unpriced.
+        latency_ms: time of one inference; None leaves static power unpriced.
+        chips: chips that are switched on for that time.
+        fold: linear layers in a row, without a neuron in between, are one linear layer where that is cheaper; only with
+            ``batch_norm="fold"``, and never by the rule of the papers.
+
+    Raises:
+        SettingError: a setting is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> report = cost.estimate(net, x, chip="loihi1", assume=cost.Assumptions(hops=2))
     """
 
-    record: Record
-    energy_pj: Mapping[str, float]
+    static_input: str = "as_run"
+    batch_norm: str = "fold"
+    hops: float | None = None
+    latency_ms: float | None = None
+    chips: int = 1
+    fold: bool = True
+
+    def __post_init__(self) -> None:
+        for name, choices in ("static_input", STATIC), ("batch_norm", BATCH_NORM):
+            value = getattr(self, name)
+            check_choice("Assumptions", name, value if type(value).__module__ == "builtins" else repr(value), choices)
+        check_count("Assumptions", "chips", self.chips)
+        if type(self.fold) is not bool:
+            raise SettingError(f"Assumptions: fold={self.fold!r} must be True or False.")
+        for name in ("hops", "latency_ms"):
+            value = getattr(self, name)
+            if value is not None and not _is_amount(value):
+                raise SettingError(f"Assumptions: {name}={value!r} must be a finite number of at least 0, or None.")
+
+
+def _is_amount(value: object) -> bool:
+    """True for a finite number of at least 0; a bool is none."""
+    return type(value) is not bool and isinstance(value, Real) and 0 <= float(value) < float("inf")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a report."""
+
+    record: Record  # what it did
+    energy_pj: Mapping[str, float]  # by the names of `TERMS`, per sample; only what has a price
 
     @property
     def total_pj(self) -> float:
@@ -44,19 +93,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Unpriced:
-    """Work that happened and that the profile has no price for.
+    """Work that happened and that the profile has no price for."""
 
-    Attributes:
-        term: of `TERMS`, "packets" where hops are unknown, "static power" or "clock power".
-        price: key of the price that is missing.
-        amount: how much of it there is, per sample.
-        reason: why there is no price.
-    """
-
-    term: str
-    price: str
-    amount: float
-    reason: str
+    term: str  # of `TERMS`, "packets" where hops are unknown, "static power" or "clock power"
+    price: str  # key of the price that is missing
+    amount: float  # how much of it there is, per sample
+    reason: str  # why there is no price
 
 
 @dataclass(frozen=True)
