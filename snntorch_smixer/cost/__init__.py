@@ -6,10 +6,10 @@ print(cost.estimate(records, "loihi1"))
 ```
 """
 
-from snntorch_smixer.cost.compare import Comparison as Comparison
-from snntorch_smixer.cost.compare import compare as compare
 from snntorch_smixer.cost.estimate import Assumptions as Assumptions
+from snntorch_smixer.cost.estimate import Comparison as Comparison
 from snntorch_smixer.cost.estimate import CostReport as CostReport
+from snntorch_smixer.cost.estimate import compare as compare
 from snntorch_smixer.cost.estimate import estimate as estimate
 from snntorch_smixer.cost.fits import Fit as Fit
 from snntorch_smixer.cost.fits import fits as fits

@@ -1,60 +1,40 @@
-"""Counts of linear maps and of products of activations: one pure function per operation of torch.
-
-Each takes what went in and came out of one call and returns a `Tally`. An entry of `PRODUCTS` is all that a new
-operation needs.
-"""
+"""The operations of torch that multiply: how each one's arguments are the factors of a product, and what it counts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snntorch_smixer.cost.counting.axes import Axes, count, plain
-from snntorch_smixer.cost.counting.connections import Blocks, Window
-from snntorch_smixer.cost.counting.notes import Note, Operand, Padding, Role
-from snntorch_smixer.cost.counting.values import Scratch, classify, nonzero, spread, units
+from snntorch_smixer.cost.count.axes import Axes, Blocks, Window, count, plain
+from snntorch_smixer.cost.count.ops import Call
+from snntorch_smixer.cost.count.values import Note, Operand, Padding, Role, Scratch, classify, nonzero, spread, units
 from snntorch_smixer.cost.records import Geometry
 
 
 @dataclass
 class Tally:
-    """What one product did.
+    """What one product did."""
 
-    Attributes:
-        op: name for the record.
-        kinds: kinds of its activations.
-        counts: by the names of `COUNTS`.
-        events: events by step and sample, int64 ``(T, B)``.
-        activation: the note whose axes say what the rows and columns of ``events`` are.
-        weight: the operand that is a weight; None for a product of activations.
-        geometry: connections, where there is a weight.
-        reached: outputs that at least one event reached.
-        unit: the value that whole numbers in the result are multiples of.
-        levels: graded events by the absolute whole value that they carry.
-        silent: nothing but zeros came in: of which kind, the other inputs of the layer tell.
-        bytes: activations that entered and left, as stored.
-        source: the activation that met a weight.
-        maps: which of its entries reach which outputs, along the axes that the weight works on; empty where unknown.
-    """
-
-    op: str
-    kinds: list[str]
-    counts: dict[str, int]
-    events: Tensor
-    activation: Note
-    weight: Operand | None = None
-    geometry: Geometry | None = None
-    reached: int | None = None
-    unit: float = 1.0
-    levels: Mapping[int, int] = field(default_factory=dict)
-    silent: bool = False
-    bytes: int = 0
-    source: Operand | None = None
+    op: str  # name for the record
+    kinds: list[str]  # kinds of its activations
+    counts: dict[str, int]  # by the names of `COUNTS`
+    events: Tensor  # events by step and sample, int64 ``(T, B)``
+    activation: Note  # the note whose axes say what the rows and columns of ``events`` are
+    weight: Operand | None = None  # the operand that is a weight; None for a product of activations
+    geometry: Geometry | None = None  # connections, where there is a weight
+    reached: int | None = None  # outputs that at least one event reached
+    unit: float = 1.0  # the value that whole numbers in the result are multiples of
+    levels: Mapping[int, int] = field(default_factory=dict)  # graded events by the absolute whole value that they carry
+    silent: bool = False  # nothing but zeros came in: of which kind, the other inputs of the layer tell
+    bytes: int = 0  # activations that entered and left, as stored
+    source: Operand | None = None  # the activation that met a weight
+    # which of its entries reach which outputs, along the axes that the weight works on; empty where unknown
     maps: Mapping[int, Blocks | Window] = field(default_factory=dict)
 
 
@@ -68,16 +48,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Reach:
-    """The synapses of one output feature that an input reaches, as a product over axes.
+    """The synapses of one output feature that an input reaches, as a product over axes."""
 
-    Attributes:
-        fan_out: output features that each of them has.
-        axes: per axis of the summed-up input, synapses per position.
-        real: the same without positions that are zeros by padding; empty where there are none.
-    """
-
-    fan_out: int
-    axes: Mapping[int, Tensor] = field(default_factory=dict)
+    fan_out: int  # output features that each of them has
+    axes: Mapping[int, Tensor] = field(default_factory=dict)  # per axis of the summed-up input, synapses per position
+    # the same without positions that are zeros by padding; empty where there are none
     real: Mapping[int, Tensor] = field(default_factory=dict)
 
 
@@ -333,3 +308,91 @@ def convolution(x: Operand, w: Operand, out: Tensor, how: Convolution, setting: 
         channels=(x.x.shape[1], out.shape[1]),
     )
     return tally
+
+
+def _operand(call: Call, x: Tensor) -> Operand:
+    return Operand(x, next(note for seen, note in zip(call.tensors, call.notes, strict=True) if seen is x))
+
+
+def _pair(call: Call, left: Operand, right: Operand, setting: Setting) -> Tally | None:
+    """The product of two matrices; None where neither is an activation."""
+    if not is_activation(left, right) and not is_activation(right, left):
+        return None
+    return _finish(call, matrix_product(left, right, setting), left, right)
+
+
+def _finish(call: Call, tally: Tally, *factors: Operand) -> Tally:
+    if tally.weight is not None and tally.kinds != ["analog"]:
+        counts = tally.counts
+        counts["rate_sop"] = round(counts["dense"] * counts["units"] / max(counts["inputs"], 1))
+    activations = [f.x for f in factors if tally.weight is None or f.x is not tally.weight.x]
+    tally.bytes = sum(x.numel() * x.element_size() for x in (*activations, *call.out[:1]))
+    return tally
+
+
+def _mm(call: Call, setting: Setting) -> Tally | None:
+    left, right = call.args[-2:]
+    return _pair(call, _operand(call, left), _operand(call, right), setting)
+
+
+def _addmm(call: Call, setting: Setting) -> Tally | None:
+    bias, left, right = call.args[:3]
+    tally = _pair(call, _operand(call, left), _operand(call, right), setting)
+    if tally is not None and _operand(call, bias).note.role == Role.DATA:
+        tally.counts["adds"] = call.out[0].numel()
+    return tally
+
+
+def _mv(call: Call, setting: Setting) -> Tally | None:
+    matrix, vector = call.args[-2:]
+    return _pair(call, _operand(call, matrix), _as_column(_operand(call, vector)), setting)
+
+
+def _dot(call: Call, setting: Setting) -> Tally | None:
+    left, right = (_operand(call, x) for x in call.args[:2])
+    row = Operand(left.x[None], replace(left.note, axes=((), *left.note.axes)))
+    return _pair(call, row, _as_column(right), setting)
+
+
+def _as_column(vector: Operand) -> Operand:
+    return Operand(vector.x[:, None], replace(vector.note, axes=(*vector.note.axes, ())))
+
+
+def _convolution(call: Call, setting: Setting) -> Tally | None:
+    x, w = _operand(call, call.args[0]), _operand(call, call.args[1])
+    if not is_activation(x, w) or is_activation(w, x):
+        return None  # a kernel that depends on the input: listed as uncounted
+    how = Convolution(*call.args[3:9])
+    return _finish(call, convolution(x, w, call.out[0], how, setting), x, w)
+
+
+def _addbmm(bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    wide = left.transpose(0, 1).reshape(left.shape[1], -1)
+    return torch.addmm(bias, wide, right.reshape(-1, right.shape[2]), beta=beta, alpha=alpha)
+
+
+def _bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    inner = F.linear(y, weight.reshape(-1, weight.shape[2])).unflatten(-1, weight.shape[:2])
+    out = (inner @ x.unsqueeze(-1)).squeeze(-1)
+    return out if bias is None else out + bias
+
+
+SPELLED: Mapping[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.addbmm.default: _addbmm,
+    torch.ops.aten.bilinear.default: _bilinear,
+}
+"""Products that torch runs as one operation of its own, spelled with those of `PRODUCTS`."""
+
+PRODUCTS: Mapping[str, Callable[[Call, Setting], Tally | None]] = {
+    "mm": _mm,
+    "bmm": _mm,
+    "addmm": _addmm,
+    "baddbmm": _addmm,
+    "mv": _mv,
+    "addmv": lambda call, setting: _mv(Call(call.name, call.args[:3], call.tensors, call.notes, call.out), setting),
+    "dot": _dot,
+    "vdot": _dot,
+    "convolution": _convolution,
+    "_convolution": _convolution,
+}
+"""What multiplies. A new entry returns None where no activation takes part."""

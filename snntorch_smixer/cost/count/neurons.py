@@ -1,4 +1,4 @@
-"""The modules that are running, and what is known only when one of them returns: is it a neuron?"""
+"""Which modules are neurons: by their type, or by what they do while they run."""
 
 from __future__ import annotations
 
@@ -9,49 +9,64 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import snntorch as snn
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from snntorch_smixer.cost.counting.neurons import first_tensor, is_neuron
-from snntorch_smixer.cost.counting.notes import Note
+from snntorch_smixer.cost.count.values import Note
 from snntorch_smixer.errors import MeasureError
+from snntorch_smixer.neurons import IntegerLIF
+
+_WITH_GATES = ("SLSTM", "SConv2dLSTM")
+_STATES = ("mem", "syn", "syn_exc", "syn_inh", "v", "i")
+
+
+def is_neuron(module: nn.Module) -> bool:
+    """True for neurons of snnTorch, SpikingJelly and this package. snnTorch's LSTMs are none: they gate."""
+    if isinstance(module, snn.SpikingNeuron):
+        return type(module).__name__ not in _WITH_GATES
+    if isinstance(module, IntegerLIF):
+        return True
+    return any(c.__name__ == "BaseNode" and c.__module__.startswith("spikingjelly") for c in type(module).__mro__)
+
+
+def state_variables(module: nn.Module) -> int:
+    """Numbers that one neuron keeps between steps; 1 where that cannot be seen."""
+    names = set(module.__dict__) | set(module._buffers) | set(module.__dict__.get("_memories", {}))
+    return max(1, sum(name in names for name in _STATES))
+
+
+def first_tensor(x: Any) -> Tensor | None:
+    """The first tensor of a module's output."""
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, dict):
+        x = tuple(x.values())
+    if isinstance(x, list | tuple):
+        return next((found for found in map(first_tensor, x) if found is not None), None)
+    return None
 
 
 @dataclass
 class Firing:
-    """One call that turned real values into spikes.
+    """One call that turned real values into spikes."""
 
-    Attributes:
-        layer: dotted path.
-        module: the neuron; None for a comparison in the forward of a larger module.
-        spikes: what it sent.
-        current: what is known of the tensor that drove it.
-        width: bytes of one state variable.
-        calls: operations that were a part of the update.
-    """
-
-    layer: str
-    module: nn.Module | None
-    spikes: Tensor
-    current: Note | None
-    width: int
-    calls: int = 0
+    layer: str  # dotted path
+    module: nn.Module | None  # the neuron; None for a comparison in the forward of a larger module
+    spikes: Tensor  # what it sent
+    current: Note | None  # what is known of the tensor that drove it
+    width: int  # bytes of one state variable
+    calls: int = 0  # operations that were a part of the update
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison of real values that depend on the input: a neuron if its result becomes a number.
+    """One comparison of real values that depend on the input: a neuron if its result becomes a number."""
 
-    Attributes:
-        result: of the comparison.
-        compared: what is known of the values that were compared.
-        width: bytes of one of them.
-    """
-
-    result: Tensor
-    compared: Note
-    width: int
+    result: Tensor  # of the comparison
+    compared: Note  # what is known of the values that were compared
+    width: int  # bytes of one of them
 
     def firing(self, layer: str) -> Firing:
         """The call of the neuron that it is."""
@@ -60,35 +75,20 @@ class Comparison:
 
 @dataclass
 class Frame:
-    """One running call of a module.
+    """One running call of a module."""
 
-    Attributes:
-        layer: dotted path.
-        module: which.
-        known: it is a neuron by its type, or inside one.
-        current: the first tensor that went in.
-        pure: nothing but elementwise operations ran in it so far.
-        counts: of elementwise operations, by the names of `COUNTS`.
-        calls: elementwise operations.
-        steps: time steps that their axes show.
-        fired: comparisons in its own forward.
-        below: neurons among its children, which might be parts of it.
-        products: products of activations so far, to number them.
-        resume: switches counting on again, where it is off inside a neuron.
-    """
-
-    layer: str
-    module: nn.Module
-    known: bool
-    current: Tensor | None
-    pure: bool = True
-    counts: Counter[str] = field(default_factory=Counter)
-    calls: int = 0
-    steps: int = 1
-    fired: list[Comparison] = field(default_factory=list)
-    below: list[Firing] = field(default_factory=list)
-    products: int = 0
-    resume: Callable[[], None] | None = None
+    layer: str  # dotted path
+    module: nn.Module  # which
+    known: bool  # it is a neuron by its type, or inside one
+    current: Tensor | None  # the first tensor that went in
+    pure: bool = True  # nothing but elementwise operations ran in it so far
+    counts: Counter[str] = field(default_factory=Counter)  # of elementwise operations, by the names of `COUNTS`
+    calls: int = 0  # elementwise operations
+    steps: int = 1  # time steps that their axes show
+    fired: list[Comparison] = field(default_factory=list)  # comparisons in its own forward
+    below: list[Firing] = field(default_factory=list)  # neurons among its children, which might be parts of it
+    products: int = 0  # products of activations so far, to number them
+    resume: Callable[[], None] | None = None  # switches counting on again, where it is off inside a neuron
 
     def sends(self, output: Any) -> Tensor | None:
         """The spikes of this call if it is a neuron of unknown type, else None.
@@ -101,29 +101,16 @@ class Frame:
         return spikes if self.pure and one_part else None
 
 
-class Bookkeeper(Protocol):
-    """Takes what is known when a module returns."""
+class _Bookkeeper(Protocol):
+    """The recorder, as the stack needs it."""
 
-    def pause(self) -> Callable[[], None]:
-        """Stop watching; what is returned goes on."""
-
-    def note(self, x: Tensor) -> Note:
-        """What is known of a tensor."""
-
-    def is_spikes(self, x: Tensor) -> bool:
-        """True for zeros and one other value, or whole numbers of a known unit."""
-
-    def sent(self, module: nn.Module, output: Any, current: Tensor | None) -> None:
-        """What a neuron of known type returned, and what drove it."""
-
-    def neuron(self, firing: Firing) -> None:
-        """One call of a neuron."""
-
-    def no_comparison(self, layer: str, elements: int) -> None:
-        """Comparisons that were booked for a layer have turned out to be a neuron."""
-
-    def elementwise(self, frame: Frame) -> None:
-        """Elementwise operations of a module that is no neuron."""
+    def pause(self) -> Callable[[], None]: ...
+    def note(self, x: Tensor) -> Note: ...
+    def is_spikes(self, x: Tensor) -> bool: ...
+    def sent(self, module: nn.Module, output: Any, current: Tensor | None) -> None: ...
+    def neuron(self, firing: Firing) -> None: ...
+    def no_comparison(self, layer: str, elements: int) -> None: ...
+    def elementwise(self, frame: Frame) -> None: ...
 
 
 class Stack:
@@ -137,7 +124,7 @@ class Stack:
         outside: a comparison behind no module, in the code that runs the model, was a neuron.
     """
 
-    def __init__(self, model: nn.Module, books: Bookkeeper) -> None:
+    def __init__(self, model: nn.Module, books: _Bookkeeper) -> None:
         self.model, self.books = model, books
         self.names = {module: name for name, module in model.named_modules()}
         self.frames: list[Frame] = []
