@@ -376,11 +376,7 @@ def _reading(ours: float, *, scope: str = "") -> str:
     return {"": "needs_fewer_spikes", "all": "tokens_too_few"}.get(scope, "scope_too_small")
 
 
-_SCOPES = {
-    "all": "all layers",
-    "no_spiking_stem": "image layers and blocks",
-    "blocks_only": "blocks only",
-}
+_SCOPES = {"all": "all layers", "no_spiking_stem": "image layers and blocks", "blocks_only": "blocks only"}
 
 
 def audit_to_text(macs: PartMacs, energy: EnergyAudit, pruning: PruningAudit, flops: FlopsAudit) -> str:
@@ -409,7 +405,7 @@ def _pruning_lines(audit: PruningAudit) -> list[str]:
     paper = PAPER_ENERGY
     lines = [
         f"2. Energy with DSTSP, ps = 0.3, t = 1: paper {paper.pruned_mj} mJ, "
-        f"{1 - paper.pruned_mj / paper.base_mj:.0%} less; N'/N = {audit.share:.3f}, and no step to drop at T = 1",
+        f"{1 - paper.pruned_mj / paper.base_mj:.0%} less; N'/N = {audit.share:.3f}, and no step to drop at T = 1"
     ]
     for scope in audit.scopes:
         lines.append(

@@ -133,7 +133,7 @@ def _run(
         with recorder.stack.followed(), recorder:
             recorder.ended((run or model)(*copies))
         recorder.stack.settle()
-        recorder.counted()
+        recorder.queue.count()
         records = recorder.books.closed(type(model).__name__, clock.steps or _calls(recorder))
     if guess is not None and guess.doubt:
         warnings.warn(guess.warning, stacklevel=2)

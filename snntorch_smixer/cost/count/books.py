@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +49,11 @@ class Entry:
     folded: Entry | None = None  # what it does as one layer with the linear layers before it
     path: tuple[tuple[str, str], ...] = ()  # all of these, itself the last
 
-    def add_events(self, events: Tensor, note: Note, samples: int) -> None:
-        """Add events of one call, float64 ``(T, B)``, at the steps that ``note`` says."""
-        self.add_rows(events.long().tolist(), note, samples)
-
-    def add_rows(self, rows: list[list[int]], note: Note, samples: int) -> None:
-        """The same as lists."""
-        self.see_steps(note)
+    def add_events(self, rows: list[list[int]], note: Note, samples: int) -> None:
+        """Add events of one call, by step and sample, at the steps that ``note`` says."""
+        timed = ax.count(note.axes, "t")
+        told = timed > 1 or (note.step is not None and self.events is not None)
+        self.steps = max(self.steps, timed, 1 if told else self.calls)  # the calls are steps, unless told otherwise
         if len(rows[0]) != samples:
             self.events = None
         if self.events is None:
@@ -64,12 +63,6 @@ class Entry:
             mine = self.events.get(start + t)
             self.events[start + t] = row if mine is None else [a + b for a, b in zip(mine, row, strict=True)]
         self.steps = max(self.steps, len(self.events))
-
-    def see_steps(self, note: Note) -> None:
-        """Take the number of steps from the axis of time, or else from the calls, unless they say which step it is."""
-        timed = ax.count(note.axes, "t")
-        told = timed > 1 or (note.step is not None and self.events is not None)
-        self.steps = max(self.steps, timed, 1 if told else self.calls)
 
     def add_silence(self, synapses: int, note: Note) -> None:
         """Add a call that was given nothing but zeros; after `add_events`."""
@@ -99,29 +92,23 @@ class Entry:
             self.kinds = self.kinds or ["spikes"]
         if self.calls == 1 and steps > 1:
             self.counts["static_once"] = self.once
+        events = None
+        if self.events:
+            silent = [0] * len(next(iter(self.events.values())))
+            events = tuple(tuple(self.events.get(t, silent)) for t in range(max(self.events) + 1))
         return Record(
             layer=layer,
             op=op,
             operand="+".join(self.kinds),
-            calls=self.calls,
             counts={name: count for name, count in self.counts.items() if count},
             levels=dict(sorted(self.levels.items())),
-            events=_rows(self.events),
-            steps=self.steps,
-            geometry=self.geometry,
-            weight_bytes=self.weight_bytes,
-            state_bytes=self.state_bytes,
-            activation_bytes=self.activation_bytes,
-            parameters=self.parameters,
+            events=events,
             sources=tuple(dict.fromkeys(names[i] for i in sorted(self.sources) if i in names)),
+            **{name: getattr(self, name) for name in _AS_THEY_ARE},
         )
 
 
-def _rows(events: Mapping[int, list[int]] | None) -> tuple[tuple[int, ...], ...] | None:
-    if not events:
-        return None
-    width = len(next(iter(events.values())))
-    return tuple(tuple(events.get(t, [0] * width)) for t in range(max(events) + 1))
+_AS_THEY_ARE = ["calls", "steps", "geometry", "weight_bytes", "state_bytes", "activation_bytes", "parameters"]
 
 
 @dataclass
@@ -234,11 +221,6 @@ class Copies:
             self.unknown[id(note.values)] = (copy, note, layer)
         return copy
 
-    @property
-    def full(self) -> bool:
-        """True where more is kept than is worth it."""
-        return self.bytes > _MOST_BYTES
-
     def forget(self) -> None:
         """Make new copies from now on: a tensor may have been written to."""
         self._held.clear()
@@ -273,12 +255,6 @@ def kind_of_call(x: Tensor, note: Note) -> tuple[Any, ...]:
     return tuple(x.shape), x.dtype, note.axes, note.raw, note.fired, note.step is None, note.senders
 
 
-def packets_of(waiting: Waiting, whole: Tensor) -> list[int]:
-    """Spikes of each call, of zeros and ones in one tensor."""
-    sums = whole.view(len(waiting.kept), -1).sum(1, dtype=torch.float64)
-    return [int(n) for n in sums.tolist()]
-
-
 class _Recorder(Protocol):
     """The recorder, as the queue needs it."""
 
@@ -298,10 +274,11 @@ class _Recorder(Protocol):
 
 
 class Queue:
-    """What waits, by layer.
+    """What waits, by layer; the recorder counts what does not.
 
-    Args:
-        recorder: counts what does not wait.
+    Counting takes a dozen operations of torch, which on small tensors cost more than the layer itself. So a call that
+    is like one that was counted already is only kept, with a copy of its input, and the counters run once over all of
+    them. Whatever does not count as plain spikes is counted call by call, as if it had not waited.
     """
 
     def __init__(self, recorder: _Recorder) -> None:
@@ -341,7 +318,7 @@ class Queue:
         for rule, n in pattern.free.items():
             r.books.free[rule] += n
         write(out, result)
-        if self.copies.full:
+        if self.copies.bytes > _MOST_BYTES:
             self.count()
         return out
 
@@ -390,16 +367,10 @@ class Queue:
                 waiting = note.late
                 self.count()
                 self._split(waiting)
-            elif not note.values.kind:
-                self._classify(note.values)
-
-    def _classify(self, values: Values) -> None:
-        """Find what the numbers of a tensor are that waits: others may depend on it."""
-        held = self.copies.unknown.pop(id(values), None)
-        if held is not None:
-            x, note, where = held
-            with unseen():
-                classify(x, note, self.recorder.scratch, where)
+            elif not note.values.kind and id(note.values) in self.copies.unknown:
+                with unseen():
+                    x, known, where = self.copies.unknown.pop(id(note.values))
+                    classify(x, known, self.recorder.scratch, where)
 
     def count(self) -> None:
         """Count all that waits."""
@@ -430,7 +401,7 @@ class Queue:
         tally = self._tally(pattern, func, args, whole, note, waiting.width * n)
         counts = tally.counts
         dense, inputs = counts["dense"] // n, counts["inputs"] // n
-        sent = packets_of(waiting, whole)
+        sent = [int(packets) for packets in whole.view(n, -1).sum(1, dtype=torch.float64).tolist()]
         counts["rate_sop"] = sum(round(dense * packets / inputs) for packets in sent)
         entry.kinds += [kind for kind in tally.kinds if kind not in entry.kinds and not tally.silent]
         entry.counts.update(counts)
@@ -440,7 +411,8 @@ class Queue:
             entry.once = 0
         entry.activation_bytes += tally.bytes
         for row, mine, packets in zip(tally.events.long().tolist(), waiting.notes, sent, strict=True):
-            self._add_row(entry, row, mine)
+            entry.calls += 1
+            entry.add_events([row], mine, self.recorder.books.samples)
             if not packets:
                 self.recorder.add_silence(entry, tally, counts["synapses"] // n, mine)
         waiting.reached = tally.reached
@@ -458,7 +430,7 @@ class Queue:
             call = Call("mm", (x, weight), (x, weight), (note, known), (out,))
         else:
             spatial = x.dim() - 2
-            given = [*args[3:], *([[1], [0], [1], 1])[len(args[3:]) :]]
+            given: list[Any] = [*args[3:], *([[1], [0], [1], 1])[len(args[3:]) :]]
             stride, padding, dilation, groups = given
             sample = pattern.entry.geometry
             grid = sample.grid if sample is not None else (1,) * spatial
@@ -466,9 +438,7 @@ class Queue:
             settings = (stride, padding, dilation, False, [0] * spatial, groups)
             call = Call("convolution", (x, weight, bias, *settings), (x, weight), (note, known), (out,))
         tally = PRODUCTS[call.name](call, Setting(self.recorder.scratch, pattern.key[0]))
-        if tally is None:  # cannot be: the activation is data
-            raise RuntimeError(pattern.key[0])
-        return tally
+        return cast(Tally, tally)  # the activation is data, so it is never None
 
     def _count_neurons(self, firings: Sequence[Firing], waiting: Waiting) -> None:
         r, (whole, note) = self.recorder, waiting.together()
@@ -484,19 +454,19 @@ class Queue:
         entry.counts["spikes"] += int(events.sum())
         entry.sources |= waiting.notes[0].senders
         for row, mine in zip(events.long().tolist(), waiting.notes, strict=True):
-            self._add_row(entry, row, mine)
-
-    def _add_row(self, entry: Entry, row: list[int], note: Note) -> None:
-        entry.calls += 1
-        entry.add_rows([row], note, self.recorder.books.samples)
+            entry.calls += 1
+            entry.add_events([row], mine, r.books.samples)
 
     def _reached(self, waiting: Waiting) -> list[int]:
         """Neurons that events reached, per call; of calls that were counted together their sum in the first."""
         first, size, n = waiting.results[0].late, waiting.width, len(waiting.results)
-        if first is not None and first.reached is not None and first.width == size and len(first.results) == n:
-            together = all(a is b for a, b in zip(first.results, waiting.results, strict=True))
-            if together:
-                return [first.reached, *[0] * (n - 1)]
+        if (
+            first is not None
+            and first.reached is not None
+            and (first.width, len(first.results)) == (size, n)
+            and (all(map(operator.is_, first.results, waiting.results)))
+        ):
+            return [first.reached, *[0] * (n - 1)]
         for current in waiting.results:
             if current.late is not None:
                 self._split(current.late)

@@ -50,27 +50,14 @@ def first_tensor(x: Any) -> Tensor | None:
 
 @dataclass
 class Firing:
-    """One call that turned real values into spikes."""
+    """One call that turned real values into spikes, or a comparison that did if its result becomes a number."""
 
     layer: str  # dotted path
     module: nn.Module | None  # the neuron; None for a comparison in the forward of a larger module
     spikes: Tensor  # what it sent
-    current: Note | None  # what is known of the tensor that drove it
+    current: Note | None  # what is known of the tensor that drove it, or that was compared
     width: int  # bytes of one state variable
     calls: int = 0  # operations that were a part of the update
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One comparison of real values that depend on the input: a neuron if its result becomes a number."""
-
-    result: Tensor  # of the comparison
-    compared: Note  # what is known of the values that were compared
-    width: int  # bytes of one of them
-
-    def firing(self, layer: str) -> Firing:
-        """The call of the neuron that it is."""
-        return Firing(layer, None, self.result, self.compared, self.width)
 
 
 @dataclass
@@ -85,20 +72,10 @@ class Frame:
     counts: Counter[str] = field(default_factory=Counter)  # of elementwise operations, by the names of `COUNTS`
     calls: int = 0  # elementwise operations
     steps: int = 1  # time steps that their axes show
-    fired: list[Comparison] = field(default_factory=list)  # comparisons in its own forward
+    fired: list[Firing] = field(default_factory=list)  # comparisons in its own forward
     below: list[Firing] = field(default_factory=list)  # neurons among its children, which might be parts of it
     products: int = 0  # products of activations so far, to number them
     resume: Callable[[], None] | None = None  # switches counting on again, where it is off inside a neuron
-
-    def sends(self, output: Any) -> Tensor | None:
-        """The spikes of this call if it is a neuron of unknown type, else None.
-
-        It may be one if it computed elementwise only and compared something (or one child did, as a surrogate
-        function); the caller has to see whether the result is spikes.
-        """
-        spikes = first_tensor(output)
-        one_part = len({child.layer for child in self.below}) <= 1 and bool(self.fired or self.below)
-        return spikes if self.pure and one_part else None
 
 
 class _Bookkeeper(Protocol):
@@ -114,22 +91,14 @@ class _Bookkeeper(Protocol):
 
 
 class Stack:
-    """The frames of one run, outermost first.
-
-    Args:
-        model: whose modules are followed.
-        books: told what happened.
-
-    Attributes:
-        outside: a comparison behind no module, in the code that runs the model, was a neuron.
-    """
+    """The frames of one run, outermost first."""
 
     def __init__(self, model: nn.Module, books: _Bookkeeper) -> None:
         self.model, self.books = model, books
         self.names = {module: name for name, module in model.named_modules()}
         self.frames: list[Frame] = []
-        self.outside = False
-        self._open: list[tuple[str, Comparison]] = []  # truth values that nobody has turned into numbers yet
+        self.outside = False  # a comparison behind no module, in the code that runs the model, was a neuron
+        self._open: list[Firing] = []  # truth values that nobody has turned into numbers yet
         self._kinds: dict[nn.Module, tuple[bool, bool]] = {}  # is it a neuron, has it layers
         self._thread, self._elsewhere = threading.get_ident(), ""
 
@@ -193,48 +162,43 @@ class Stack:
         with unseen():
             self._close(frame, output)
 
-    def _current(self, frame: Frame) -> Note | None:
-        return None if frame.current is None else self.books.note(frame.current)
-
     def _close(self, frame: Frame, output: Any) -> None:
-        if frame.known:
-            spikes = first_tensor(output)
-            if (self.top is None or not self.top.known) and spikes is not None:
-                self.books.sent(frame.module, output, frame.current)
-                width = _width(spikes, frame.current)
-                self.books.neuron(Firing(frame.layer, frame.module, spikes, self._current(frame), width))
+        spikes, firings = first_tensor(output), frame.below
+        inside = frame.known and self.top is not None and self.top.known
+        if inside or (frame.known and spikes is None):
             return
-        spikes = self._sent(frame, output)
-        if spikes is not None:
+        if frame.known:
+            self.books.sent(frame.module, output, frame.current)
+        is_one = spikes is not None and (frame.known or self._is_one(frame, spikes))
+        if is_one and spikes is not None:
+            current = None if frame.current is None else self.books.note(frame.current)
             calls = frame.calls + len(frame.fired) + sum(child.calls for child in frame.below)
             width = max((c.width for c in frame.fired), default=_width(spikes, frame.current))
-            self._hand_up([Firing(frame.layer, frame.module, spikes, self._current(frame), width, calls)])
-            return
-        passes_on = frame.pure and not frame.calls and not frame.fired
-        self._hand_up(frame.below, settled=not passes_on)
-        self._sort_out(frame)
-        if any(frame.counts.values()):
-            self.books.elementwise(frame)
+            firings = [Firing(frame.layer, frame.module, spikes, current, width, calls)]
+        passes_on = is_one or (frame.pure and not frame.calls and not frame.fired)
+        if self.top is not None and passes_on and not frame.known:
+            self.top.below += firings  # a larger module may turn out to be the neuron
+        else:
+            for firing in firings:
+                self.books.neuron(firing)
+        if not is_one:
+            self._sort_out(frame)
+            if any(frame.counts.values()):
+                self.books.elementwise(frame)
 
-    def _sent(self, frame: Frame, output: Any) -> Tensor | None:
-        """The spikes of a frame that is a neuron: its own, or those of its surrogate function, moved at most."""
-        spikes = frame.sends(output)
-        if spikes is None or not self.books.is_spikes(spikes):
-            return None
+    def _is_one(self, frame: Frame, spikes: Tensor) -> bool:
+        """True for a neuron of unknown type: it sends its own spikes, or those of its surrogate function.
+
+        It computed elementwise only, and compared something (or one child did, as a surrogate function).
+        """
+        one_part = len({child.layer for child in frame.below}) <= 1 and bool(frame.fired or frame.below)
+        if not frame.pure or not one_part or not self.books.is_spikes(spikes):
+            return False
         note = self.books.note(spikes)
-        only_passes = not frame.calls and not frame.fired
-        if frame.below and (only_passes or not note.fired):
-            return None
+        if frame.below and (not note.fired or not (frame.calls or frame.fired)):
+            return False
         note.fired = True
-        return spikes
-
-    def _hand_up(self, firings: list[Firing], *, settled: bool = False) -> None:
-        """Neurons that a larger module may turn out to be; booked where there is none."""
-        if self.top is not None and not settled:
-            self.top.below += firings
-            return
-        for firing in firings:
-            self.books.neuron(firing)
+        return True
 
     def _sort_out(self, frame: Frame) -> None:
         """Comparisons in a module that is no neuron: a neuron written out where the result became a number.
@@ -243,31 +207,31 @@ class Stack:
         """
         seen: set[int] = set()
         for one in frame.fired:
-            if id(one.compared) not in seen and self.books.note(one.result).number:
-                self.books.neuron(one.firing(frame.layer))
-                seen.add(id(one.compared))
-            elif id(one.compared) not in seen:
-                frame.counts["compares"] += one.result.numel()
+            if id(one.current) not in seen and self.books.note(one.spikes).number:
+                self.books.neuron(one)
+                seen.add(id(one.current))
+            elif id(one.current) not in seen:
+                frame.counts["compares"] += one.spikes.numel()
                 frame.calls += 1
         for one in frame.fired:
-            if id(one.compared) not in seen:
-                self.leave_open(frame.layer, one)
+            if id(one.current) not in seen:
+                self.leave_open(one)
 
-    def leave_open(self, layer: str, comparison: Comparison) -> None:
+    def leave_open(self, one: Firing) -> None:
         """Remember a comparison, booked as such, that may turn out to be a neuron: see `settle`."""
-        if comparison.result.dtype == torch.bool or self.books.note(comparison.result).number:
-            self._open.append((layer, comparison))
+        if one.spikes.dtype == torch.bool or self.books.note(one.spikes).number:
+            self._open.append(one)
 
     def settle(self) -> None:
         """At the end of a run, comparisons whose results became numbers after their module are neurons after all."""
         seen: set[int] = set()
-        for layer, one in self._open:
-            if id(one.compared) in seen or not self.books.note(one.result).number:
+        for one in self._open:
+            if id(one.current) in seen or not self.books.note(one.spikes).number:
                 continue
-            seen.add(id(one.compared))
-            self.outside |= not layer
-            self.books.no_comparison(layer, one.result.numel())
-            self.books.neuron(one.firing(layer))
+            seen.add(id(one.current))
+            self.outside |= not one.layer
+            self.books.no_comparison(one.layer, one.spikes.numel())
+            self.books.neuron(one)
         self._open.clear()
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from snntorch_smixer.cost.count import axes as ax
 from snntorch_smixer.cost.count import ops
 from snntorch_smixer.cost.count.books import COMPOSED, Books, Entry, Queue
-from snntorch_smixer.cost.count.neurons import Comparison, Firing, Frame, Stack, is_neuron, state_variables, unseen
+from snntorch_smixer.cost.count.neurons import Firing, Frame, Stack, is_neuron, state_variables, unseen
 from snntorch_smixer.cost.count.ops import Call, Clock, Kind, fires, is_strange, masks, read_truth, resets, verdict
 from snntorch_smixer.cost.count.products import PRODUCTS, SPELLED, Setting, Tally, entrywise_product
 from snntorch_smixer.cost.count.transfer import (
@@ -55,12 +55,7 @@ class Recorder(TorchDispatchMode):
 
     It works below autograd, autocast and modules, on torch's basic operations; composed ones (``linear``, ``einsum``
     under ``inference_mode``) are taken apart first, so that every spelling of a product is the same product.
-
-    Args:
-        model: whose layers are told apart.
-        samples: B.
-        clock: T, as far as it is known.
-        guess: axes of the batch that nobody named.
+    ``guess`` watches a model whose axes nobody named.
     """
 
     def __init__(self, model: nn.Module, samples: int, clock: Clock, guess: _Guess | None = None) -> None:
@@ -71,7 +66,7 @@ class Recorder(TorchDispatchMode):
         self.weights = {storage_of(w): name for name, w in _constants(model)}
         self._atomic: dict[Any, str] = {torch.ops.aten._pad_circular.default: "_pad_circular"}  # else only copies
         self._data: set[int | None] = set()
-        self._queue = Queue(self)
+        self.queue = Queue(self)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -85,7 +80,7 @@ class Recorder(TorchDispatchMode):
                 return SPELLED[func](*args, **kwargs)
         name = self._atomic.get(func)
         if name is None:
-            waited = self._queue.layer(func, args) if func in COMPOSED and not kwargs else None
+            waited = self.queue.layer(func, args) if func in COMPOSED and not kwargs else None
             if waited is not None:
                 return waited
             with self:
@@ -95,9 +90,7 @@ class Recorder(TorchDispatchMode):
             name = self._atomic[func] = ops.name_of(func)
         top = self.stack.top
         if top is not None and top.known and name not in PRODUCTS and not self._feeds_back(name, args):
-            self.clock.fired = True
-            self.books.calls += 1
-            self.books.free[ops.NEURON] += 1
+            self._in_neuron()
             return func(*args, **kwargs)
         if name == "index_put" and args[3:4] == (True,):
             name = "_index_put_impl"  # adds up, where without accumulate= it moves
@@ -109,12 +102,15 @@ class Recorder(TorchDispatchMode):
 
     def pause(self) -> Callable[[], None]:
         """Stop watching, for the inside of a neuron, which counts as one operation; what is returned goes on."""
-        self.clock.fired = True
-        self.books.calls += 1
-        self.books.free[ops.NEURON] += 1
+        self._in_neuron()
         off = unseen()
         off.__enter__()
         return lambda: off.__exit__(None, None, None)
+
+    def _in_neuron(self) -> None:
+        self.clock.fired = True
+        self.books.calls += 1
+        self.books.free[ops.NEURON] += 1
 
     def note(self, x: Tensor) -> Note:
         """What is known of a tensor."""
@@ -139,7 +135,7 @@ class Recorder(TorchDispatchMode):
 
     def _count(self, func: Any, call: Call) -> None:
         name, out = call.name, call.out
-        self._queue.settled(call.notes)
+        self.queue.settled(call.notes)
         self.books.calls += 1
         if self.guess is not None:
             self.guess.look(call)
@@ -175,7 +171,7 @@ class Recorder(TorchDispatchMode):
             notes[0].truth = call.notes[0]
         written = func._schema.is_mutable
         if written:
-            self._queue.copies.forget()
+            self.queue.copies.forget()
         for x, note in zip(out, notes, strict=True):
             if written and note.role == Role.DATA:
                 self._data.add(storage_of(x))
@@ -202,14 +198,12 @@ class Recorder(TorchDispatchMode):
             elif part is not None and not constant:
                 part.link.broken |= call.name in ("copy", "fill", "zero") or call.name.startswith("index_put")
                 self._escapes(part)
-            elif note.chain is not None and chain is None and not constant and not self._extends(note, tally):
-                self._escapes(note.chain)
+            elif note.chain is not None and chain is None and not constant:
+                extends = tally is not None and tally.source is not None and tally.source.note is note
+                if not extends:
+                    self._escapes(note.chain)
         if chain is not None:
             notes[0].chain = chain
-
-    @staticmethod
-    def _extends(note: Note, tally: Tally | None) -> bool:
-        return tally is not None and tally.source is not None and tally.source.note is note
 
     def _escapes(self, chain: Chain) -> None:
         """The result of a linear layer is needed as it is."""
@@ -226,7 +220,7 @@ class Recorder(TorchDispatchMode):
 
     def _book_product(self, tally: Tally, note: Note, out: Tensor) -> None:
         self.stack.impure()
-        self._queue.count()
+        self.queue.count()
         layer, op = self._place(tally)
         entry = self.books.entry(layer, op)
         self.add(entry, tally)
@@ -249,7 +243,7 @@ class Recorder(TorchDispatchMode):
         if tally.activation.raw and not ax.has(tally.activation.axes, "t") and tally.activation.step is None:
             entry.once = tally.counts.get("mac", 0)
         entry.last_input = tally.activation.values
-        entry.add_events(tally.events, tally.activation, self.books.samples)
+        entry.add_events(tally.events.long().tolist(), tally.activation, self.books.samples)
         if tally.silent:
             self.add_silence(entry, tally, tally.counts["synapses"], tally.activation)
         entry.geometry = tally.geometry
@@ -399,16 +393,16 @@ class Recorder(TorchDispatchMode):
         drive = max(call.notes, key=lambda seen: seen.role)
         note.number = call.out[0].is_floating_point()
         note.fired, note.compared = True, drive.base or drive.values
-        comparison = Comparison(call.out[0], drive, call.tensors[0].element_size())
+        firing = Firing(self.layer, None, call.out[0], drive, call.tensors[0].element_size())
         if call.op.kind is Kind.ROUNDING:
             write(call.out[0], note)
             note.number, note.rounded = self.is_spikes(call.out[0]), note
         if top is not None:
-            top.fired.append(comparison)
+            top.fired.append(firing)
             self.books.free[ops.NEURON] += 1
             return True
         write(call.out[0], note)
-        self.stack.leave_open("", comparison)
+        self.stack.leave_open(firing)
         return False
 
     def elementwise(self, frame: Frame) -> None:
@@ -447,7 +441,7 @@ class Recorder(TorchDispatchMode):
         if note.senders:
             latest = max(note.senders)  # its neurons are where the last sum is made
             note.senders = frozenset((latest,))
-        if not self._queue.neuron(firing, note):
+        if not self.queue.neuron(firing, note):
             self.booked(firing, note)
 
     def booked(self, firing: Firing, note: Note) -> None:
@@ -460,7 +454,7 @@ class Recorder(TorchDispatchMode):
         self.add_neuron(entry, firing, kind, reached)
         entry.counts["spikes"] += int(events.sum())
         entry.sources |= note.senders
-        entry.add_events(events, note, self.books.samples)
+        entry.add_events(events.long().tolist(), note, self.books.samples)
         timed = ax.count(note.axes, "t") * ax.count(note.axes, "b")
         variables = 1 if firing.module is None else state_variables(firing.module)
         entry.state_bytes = max(entry.state_bytes, updates // timed * variables * firing.width)
@@ -472,10 +466,6 @@ class Recorder(TorchDispatchMode):
         entry.counts.update(updates=updates, triggered=reached, outputs=updates)
         entry.activation_bytes += updates * firing.spikes.element_size()
         self.books.free[ops.NEURON] += firing.calls
-
-    def counted(self) -> None:
-        """Count what waits."""
-        self._queue.count()
 
 
 def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
