@@ -73,8 +73,8 @@ class PartMacs:
     def with_tokens(self, share: float) -> PartMacs:
         """The same with a share of the tokens behind the stem: ``W_M`` shrinks with its square."""
         check_within("PartMacs.with_tokens", "share", share, 0.0, 1.0)
-        shrunk = self.projections * share, self.mixing * share**2, self.ffn * share
-        return replace(self, projections=shrunk[0], mixing=shrunk[1], ffn=shrunk[2])
+        mixing = self.mixing * share**2
+        return replace(self, projections=self.projections * share, mixing=mixing, ffn=self.ffn * share)
 
 
 def energy_mj(macs: PartMacs, *, rate: float, mac_pj: float, ac_pj: float) -> float:
@@ -155,9 +155,6 @@ def audit_energy(
         mac_pj: price of a multiply-accumulate.
         ac_pj: price of an accumulate.
         rates: rates of the curve; 0.05 to 0.5 by default.
-
-    Raises:
-        SettingError: see `energy_mj`, `rate_for` and `mapped_events`.
     """
     points = tuple(rates) or tuple(i / 20 for i in range(1, 11))
     paper = PAPER_ENERGY.base_mj
@@ -229,16 +226,16 @@ def audit_flops(counted_g: Sequence[float], *, stem_g: float, steps: int = 4) ->
     fitted = _fit(PAPER_ABLATION[:3])
     last = PAPER_ABLATION[3]
     predicted = fitted[0] + (1 - last.pt) * (1 - last.ps) * fitted[1]
-    after = all(row.after_stem.reading == "matches" and row.speedup_reading == "within_operations" for row in rows)
-    before = all(
-        row.before_stem.reading == "matches" and row.speedup_before_reading == "within_operations" for row in rows
-    )
-    return FlopsAudit(rows, fitted[0], fitted[1], _flops("flops_by_fit", last, predicted), after or before)
+    good = {("matches", "within_operations")}
+    after = {(row.after_stem.reading, row.speedup_reading) for row in rows} == good
+    before = {(row.before_stem.reading, row.speedup_before_reading) for row in rows} == good
+    return FlopsAudit(rows, *fitted, _flops("flops_by_fit", last, predicted), after or before)
 
 
 def _flops_row(paper: PaperRow, counted: float, full: float, *, dropped_g: float) -> FlopsRow:
     speedup = paper.images_per_second / PAPER_ABLATION[0].images_per_second
     after, before = full / counted, full / (counted - dropped_g)
+    readings = ["unexplained" if speedup > 1.05 * most else "within_operations" for most in (after, before)]
     return FlopsRow(
         paper=paper,
         after_stem=_flops("flops_after_stem", paper, counted),
@@ -246,8 +243,8 @@ def _flops_row(paper: PaperRow, counted: float, full: float, *, dropped_g: float
         after_speedup=after,
         before_speedup=before,
         speedup=speedup,
-        speedup_reading="unexplained" if speedup > 1.05 * after else "within_operations",
-        speedup_before_reading="unexplained" if speedup > 1.05 * before else "within_operations",
+        speedup_reading=readings[0],
+        speedup_before_reading=readings[1],
     )
 
 
@@ -316,7 +313,13 @@ def audit_pruning(
         SettingError: N' above N, ``held`` outside its range, a bad price, or counts whose MACs on the image alone
             exceed the paper's energy.
     """
-    share = _share(tokens, kept, held)
+    for name, count in (("tokens", tokens), ("kept", kept)):
+        check_count("audit_pruning", name, count)
+    if kept > tokens:
+        raise SettingError(f"audit_pruning: kept={kept} is outside 1..{tokens} tokens. Keep fewer.")
+    share = kept / tokens
+    if held is not None:
+        check_within("audit_pruning", "held", held, share, 1.0)
     check_prices("audit_pruning", mac_pj, ac_pj)
     paper, event_mj = PAPER_ENERGY, ac_pj * 1e-9
     small = macs.with_tokens(share)
@@ -343,25 +346,9 @@ def audit_pruning(
     )
 
 
-def _share(tokens: int, kept: int, held: float | None) -> float:
-    check_count("audit_pruning", "tokens", tokens)
-    check_count("audit_pruning", "kept", kept)
-    if kept > tokens:
-        raise SettingError(f"audit_pruning: kept={kept} is outside 1..{tokens} tokens. Keep fewer.")
-    if held is not None:
-        check_within("audit_pruning", "held", held, kept / tokens, 1.0)
-    return kept / tokens
-
-
 def _scope(name: str, macs: PartMacs, share: float, *, mac_pj: float, ac_pj: float) -> Scope:
-    counted = PartMacs(
-        analog=0.0 if name == "blocks_only" else macs.analog,
-        stem=macs.stem if name == "all" else (),
-        projections=macs.projections,
-        mixing=macs.mixing,
-        ffn=macs.ffn,
-        blocks=macs.blocks,
-    )
+    analog, stem = 0.0 if name == "blocks_only" else macs.analog, macs.stem if name == "all" else ()
+    counted = replace(macs, analog=analog, stem=stem)
     rate = rate_for(counted, mj=PAPER_ENERGY.base_mj, mac_pj=mac_pj, ac_pj=ac_pj)
     small = counted.with_tokens(share)
     pruned = energy_mj(small, rate=rate, mac_pj=mac_pj, ac_pj=ac_pj)
@@ -397,7 +384,7 @@ def _energy_lines(macs: PartMacs, audit: EnergyAudit) -> list[str]:
         f"   {paper.base_mj} mJ is a mean rate of {audit.rate_needed:.1%}",
         f"   with the trained rates of Spikingformer-8-768, layer by layer (mean {audit.mapped_rate:.1%}): "
         f"{audit.mapped_mj:.2f} mJ",
-        *_reading_lines(audit.figures[0]),
+        f"   -> {READINGS[audit.figures[0].reading]}",
     ]
 
 
@@ -419,7 +406,7 @@ def _pruning_lines(audit: PruningAudit) -> list[str]:
         f"   {paper.pruned_mj} mJ is a mean rate of {audit.rate_for_paper:.1%}, or {audit.block_rate_for_paper:.1%} in "
         "the blocks if the stem, which is not pruned, keeps its rate",
         f"   dropped tokens explain {audit.explained:.0%} of the saving, at most {audit.explained_at_most:.0%}",
-        *_reading_lines(audit.bound),
+        f"   -> {READINGS[audit.bound.reading]}",
     ]
     if not audit.cap_binds:
         lines.append("   a cap on spikes per neuron changes nothing at one step: a neuron fires once at most")
@@ -447,7 +434,3 @@ def _flops_lines(audit: FlopsAudit) -> list[str]:
         + READINGS[next(r.speedup_reading for r in audit.rows if r.speedup_reading == "unexplained")],
     ]
     return lines
-
-
-def _reading_lines(finding: Finding) -> list[str]:
-    return [f"   -> {READINGS[finding.reading]}"]

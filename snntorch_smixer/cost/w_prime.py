@@ -103,10 +103,10 @@ class Band:
 
 @dataclass(frozen=True)
 class MemoryPrices:
-    """What moving weights costs."""
+    """What moving weights costs: reading a byte from off-core memory, and writing one into a core."""
 
-    fetch: Band  # reading a byte from off-core memory
-    write: Band  # writing a byte into a core
+    fetch: Band
+    write: Band
 
 
 def memory_prices() -> MemoryPrices:
