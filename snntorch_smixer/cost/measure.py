@@ -208,11 +208,7 @@ def _plain(model: nn.Module) -> Iterator[None]:
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse modules whose operations or weights cannot be seen.
-
-    Raises:
-        MeasureError: a scripted or traced module, parameters not yet initialised, or several devices at once.
-    """
+    """Refuse modules whose operations or weights cannot be seen."""
     for name, module in model.named_modules():
         where = f"measure: {name or 'the model'} is a {type(module).__name__}"
         if isinstance(module, torch.jit.ScriptModule):
@@ -233,11 +229,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_inputs(inputs: Sequence[Tensor]) -> None:
-    """Refuse a batch that holds nothing to count.
-
-    Raises:
-        MeasureError: no tensor, one that is not dense, without numbers or empty, or values that are not finite.
-    """
+    """Refuse a batch that holds nothing to count."""
     if not inputs or not all(isinstance(x, Tensor) for x in inputs):
         raise MeasureError(
             f"measure: the batch holds {', '.join(type(x).__name__ for x in inputs) or 'nothing'}, expected tensors. "
@@ -278,7 +270,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     """
     held = [(m, _held(m)) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     found = {id(x): x for _, parts in held for part in parts.values() for x in _tensors(part)}
-    tensors = [(x, x.detach().clone(), _version(x)) for x in found.values()]
+    tensors = [(x, x.detach().clone(), None if x.is_inference() else x._version) for x in found.values()]
     lists = [(x, list(x)) for _, parts in held for part in parts.values() for x in part.values() if type(x) is list]
     try:
         reset(model)
@@ -296,29 +288,19 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         # Only what was written into: a write cuts a graph that holds a membrane.
         for x, value in ((x, value) for x, value, version in tensors if version is None or x._version != version):
             x.detach().copy_(value)
-        for x in found.values():
+        for x in (*found.values(), *model.parameters()):
             erase(x)
-        for x in model.parameters():
-            erase(x)
-
-
-def _version(x: Tensor) -> int | None:
-    return None if x.is_inference() else x._version
 
 
 def _reset(module: nn.Module) -> None:
-    if not _is_neuron(module):
+    """Reset SpikingJelly's modules, and others without weights: a reset of those with weights could draw them anew."""
+    library = any(c.__module__.startswith("spikingjelly") for c in type(module).__mro__)
+    if not library and next(module.parameters(), None) is not None:
         return
     for name in ("reset", "n_reset"):
         method = getattr(module, name, None)
         if callable(method) and all(p.default is not p.empty for p in inspect.signature(method).parameters.values()):
             method()
-
-
-def _is_neuron(module: nn.Module) -> bool:
-    """True for SpikingJelly's modules, and for others without weights: a reset of those could draw them anew."""
-    library = any(c.__module__.startswith("spikingjelly") for c in type(module).__mro__)
-    return library or next(module.parameters(), None) is None
 
 
 def _held(module: nn.Module) -> dict[str, dict[str, Any]]:
@@ -342,13 +324,7 @@ _PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm"})
 class Guess:
     """Axes that nobody named, and the first thing a model did that does not fit them.
 
-    Args:
-        letters: as guessed, see `axes.of_batch`.
-        shape: of the batch.
-        clock: T, as far as it is known: a model that makes an axis of time from its batch has none in it.
-
-    Attributes:
-        doubt: what the model did; "" where all fits.
+    A model that makes an axis of time from its batch, as ``clock`` says, has none in it.
     """
 
     def __init__(self, letters: str, shape: Sequence[int], clock: Clock) -> None:
@@ -356,11 +332,7 @@ class Guess:
         self._seen: set[int] = set()
 
     def look(self, call: Call) -> None:
-        """Look at one call.
-
-        Raises:
-            MeasureError: a convolution takes samples for channels.
-        """
+        """Look at one call, and refuse a convolution that takes samples for channels."""
         if self._settled or not call.notes or call.notes[0].role != Role.DATA:
             return
         name, axes = call.name, call.notes[0].axes

@@ -87,12 +87,7 @@ def one_sided(x: Operand, fold: Fold, axes: Axes, reach: Reach, setting: Setting
 
 
 def _levels(whole: Tensor, reach: Reach) -> dict[int, int]:
-    """Events of graded spikes by their value, each as often as the synapses that it reaches.
-
-    Args:
-        whole: absolute whole values.
-        reach: the synapses of an output feature.
-    """
+    """Events of graded spikes by their absolute whole value, each as often as the synapses that it reaches."""
     values = whole.flatten().long()
     if not reach.axes:
         found = torch.bincount(values)
@@ -183,12 +178,7 @@ def _two_sided(left: Operand, right: Operand, setting: Setting) -> Tally:
 def entrywise_product(left: Operand, right: Operand, axes: Axes, wrote: int, setting: Setting) -> Tally:
     """A product entry by entry, of which ``wrote`` sums are taken: a synapse, or a pair of activations, each entry.
 
-    Args:
-        left: one factor.
-        right: the other, which broadcasts with it.
-        axes: of their product.
-        wrote: entries that are left of it.
-        setting: see `Setting`.
+    The factors broadcast; ``axes`` are those of their product.
     """
     shape = torch.broadcast_shapes(left.x.shape, right.x.shape)
     size = math.prod(shape)
@@ -244,21 +234,16 @@ class Convolution:
     def window(self, size: int, out: int, axis: int, kernel: int) -> Window:
         """The kernel along one axis."""
         stride, padding, dilation = (
-            (v[axis] if len(v) > 1 else v[0]) for v in (self.stride, self.padding, self.dilation)
+            v[axis] if len(v) > 1 else v[0] for v in (self.stride, self.padding, self.dilation)
         )
         return Window(size, out, kernel, stride, padding, dilation, self.transposed)
 
     def ones(self, folded: Tensor, kernel: Sequence[int]) -> Tensor:
         """Events per output position: a kernel of ones on the folded nonzeros, ``(samples * groups, 1, ...)``."""
-        spatial = len(kernel)
         mask = folded.ne(0).to(torch.float32).flatten(0, 1).unsqueeze(1)
         ones = torch.ones(1, 1, *kernel, device=mask.device)
-        if not self.transposed:
-            forth = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
-            return forth(mask, ones, None, list(self.stride), list(self.padding), list(self.dilation))
-        back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spatial - 1]
-        pads = list(self.output_padding)
-        return back(mask, ones, None, list(self.stride), list(self.padding), pads, 1, list(self.dilation))
+        steps = list(self.stride), list(self.padding), list(self.dilation)
+        return torch.convolution(mask, ones, None, *steps, self.transposed, list(self.output_padding), 1)
 
 
 def without_zeros(reach: Mapping[int, Tensor], padding: Padding | None) -> Mapping[int, Tensor]:
@@ -314,13 +299,6 @@ def _operand(call: Call, x: Tensor) -> Operand:
     return Operand(x, next(note for seen, note in zip(call.tensors, call.notes, strict=True) if seen is x))
 
 
-def _pair(call: Call, left: Operand, right: Operand, setting: Setting) -> Tally | None:
-    """The product of two matrices; None where neither is an activation."""
-    if not is_activation(left, right) and not is_activation(right, left):
-        return None
-    return _finish(call, matrix_product(left, right, setting), left, right)
-
-
 def _finish(call: Call, tally: Tally, *factors: Operand) -> Tally:
     if tally.weight is not None and tally.kinds != ["analog"]:
         counts = tally.counts
@@ -330,32 +308,19 @@ def _finish(call: Call, tally: Tally, *factors: Operand) -> Tally:
     return tally
 
 
-def _mm(call: Call, setting: Setting) -> Tally | None:
-    left, right = call.args[-2:]
-    return _pair(call, _operand(call, left), _operand(call, right), setting)
-
-
-def _addmm(call: Call, setting: Setting) -> Tally | None:
-    bias, left, right = call.args[:3]
-    tally = _pair(call, _operand(call, left), _operand(call, right), setting)
-    if tally is not None and _operand(call, bias).note.role == Role.DATA:
+def _matrices(call: Call, setting: Setting) -> Tally | None:
+    """Products of matrices and vectors, perhaps added to what stands first; None where neither is an activation."""
+    *added, left, right = (_operand(call, x) for x in call.args[:3] if isinstance(x, Tensor))
+    if left.x.dim() == 1:
+        left = Operand(left.x[None], replace(left.note, axes=((), *left.note.axes)))
+    if right.x.dim() == 1:
+        right = Operand(right.x[:, None], replace(right.note, axes=(*right.note.axes, ())))
+    if not is_activation(left, right) and not is_activation(right, left):
+        return None
+    tally = _finish(call, matrix_product(left, right, setting), left, right)
+    if added and added[0].note.role == Role.DATA and call.name in ("addmm", "baddbmm"):
         tally.counts["adds"] = call.out[0].numel()
     return tally
-
-
-def _mv(call: Call, setting: Setting) -> Tally | None:
-    matrix, vector = call.args[-2:]
-    return _pair(call, _operand(call, matrix), _as_column(_operand(call, vector)), setting)
-
-
-def _dot(call: Call, setting: Setting) -> Tally | None:
-    left, right = (_operand(call, x) for x in call.args[:2])
-    row = Operand(left.x[None], replace(left.note, axes=((), *left.note.axes)))
-    return _pair(call, row, _as_column(right), setting)
-
-
-def _as_column(vector: Operand) -> Operand:
-    return Operand(vector.x[:, None], replace(vector.note, axes=(*vector.note.axes, ())))
 
 
 def _convolution(call: Call, setting: Setting) -> Tally | None:
@@ -384,15 +349,7 @@ SPELLED: Mapping[Any, Callable[..., Tensor]] = {
 """Products that torch runs as one operation of its own, spelled with those of `PRODUCTS`."""
 
 PRODUCTS: Mapping[str, Callable[[Call, Setting], Tally | None]] = {
-    "mm": _mm,
-    "bmm": _mm,
-    "addmm": _addmm,
-    "baddbmm": _addmm,
-    "mv": _mv,
-    "addmv": lambda call, setting: _mv(Call(call.name, call.args[:3], call.tensors, call.notes, call.out), setting),
-    "dot": _dot,
-    "vdot": _dot,
-    "convolution": _convolution,
-    "_convolution": _convolution,
+    **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot"), _matrices),
+    **dict.fromkeys(("convolution", "_convolution"), _convolution),
 }
 """What multiplies. A new entry returns None where no activation takes part."""
