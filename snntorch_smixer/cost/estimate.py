@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -39,6 +39,15 @@ class Setting:
     def cost_of(self, key: str) -> float | None:
         """Price in pJ, 0 where another price includes it, None where it is unknown."""
         return 0.0 if key in self.profile.includes else self.profile.prices[key].value
+
+    def price(self, key: str) -> float | None:
+        """The same, None also where the price is included in another or rests on an assumption that is not made."""
+        included = key in self.profile.includes or (key == "hop_pj" and self.assume.hops is None)
+        return None if included or self.free(key) else self.profile.prices[key].value
+
+    def free(self, key: str) -> bool:
+        """True for the neuron updates of a chip that does them for nothing."""
+        return self.profile.updates == "free" and key in ("update_pj", "update_idle_pj")
 
 
 Amount = Callable[[Record, Setting], float]
@@ -200,17 +209,16 @@ def _report(records: Records, profile: Profile, assume: Assumptions) -> CostRepo
     folded = {e.record.layer: tuple(records.layers[i].layer for i in e.members) for e in chosen}
     records = records.folded(chosen)
     amounts = [{term.name: term.amount(record, setting) for term in TERMS} for record in records.layers]
-    prices = {term.name: _price(profile, assume, term.price) for term in TERMS}
+    prices = {term.name: setting.price(term.price) for term in TERMS}
     rows = tuple(
         Row(record, {n: a * price / records.samples for n, a in mine.items() if a and (price := prices[n]) is not None})
         for record, mine in zip(records.layers, amounts, strict=True)
     )
     totals = {term.name: sum(mine[term.name] for mine in amounts) / records.samples for term in TERMS}
     terms = {n: total * price for n, total in totals.items() if total and (price := prices[n]) is not None}
-    unpriced, static = _unpriced(profile, assume, totals)
-    ends = [
-        sum(totals[term.name] * _end(profile, term.price, i) for term in TERMS if term.name in terms) for i in (0, 1)
-    ]
+    static, unknown = _static_power(profile, assume)
+    bands = {t.name: profile.prices[t.price].band or (prices[t.name] or 0.0,) * 2 for t in TERMS if t.name in terms}
+    ends = [sum(totals[name] * band[i] for name, band in bands.items()) for i in (0, 1)]
     return CostReport(
         records=records,
         profile=profile,
@@ -220,7 +228,7 @@ def _report(records: Records, profile: Profile, assume: Assumptions) -> CostRepo
         static_power_pj=static,
         low_pj=ends[0] + static,
         high_pj=ends[1] + static,
-        unpriced=unpriced,
+        unpriced=(*_unpriced(setting, totals), *unknown),
         included={t.name: profile.includes[t.price] for t in TERMS if totals[t.name] and t.price in profile.includes},
         static_saving_pj=_static_saving(records, setting),
         folded=folded,
@@ -249,43 +257,24 @@ def _cost(layers: Sequence[Record], setting: Setting) -> tuple[float, set[str]]:
     total, missing = 0.0, set()
     for term in TERMS:
         amount = sum(term.amount(record, setting) for record in layers)
-        price = _price(setting.profile, setting.assume, term.price)
-        total += amount * (price or 0.0)
+        total += amount * (setting.price(term.price) or 0.0)
         figure = setting.profile.prices.get(term.price)
         if amount and figure is not None and figure.value is None:
             missing.add(term.name)
     return total, missing
 
 
-def _price(profile: Profile, assume: Assumptions, key: str) -> float | None:
-    """Price of one unit in pJ; None where it is unknown, included in another, or rests on an assumption not made."""
-    free = profile.updates == "free" and key in ("update_pj", "update_idle_pj")
-    if free or key in profile.includes or (key == "hop_pj" and assume.hops is None):
-        return None
-    return profile.prices[key].value
-
-
-def _end(profile: Profile, key: str, i: int) -> float:
-    figure = profile.prices[key]
-    return (figure.band[i] if figure.band else figure.value) or 0.0
-
-
-def _unpriced(
-    profile: Profile, assume: Assumptions, totals: Mapping[str, float]
-) -> tuple[tuple[Unpriced, ...], float]:  # and static power in pJ, 0 where it is among them
-    """Terms without a price, and static power in pJ per sample."""
-    missing = []
+def _unpriced(setting: Setting, totals: Mapping[str, float]) -> Iterator[Unpriced]:
+    """Terms without a price."""
     for term in TERMS:
-        free = profile.updates == "free" and term.price in ("update_pj", "update_idle_pj")
-        if free or not totals[term.name] or term.price in profile.includes:
+        key, total = term.price, totals[term.name]
+        if setting.free(key) or not total or key in setting.profile.includes:
             continue
-        figure = profile.prices[term.price]
+        figure = setting.profile.prices[key]
         if figure.value is None:
-            missing.append(Unpriced(term.name, term.price, totals[term.name], figure.note))
-        elif term.price == "hop_pj" and assume.hops is None:
-            missing.append(Unpriced("packets", term.price, totals[term.name], "hops per packet are not assumed"))
-    static, unknown = _static_power(profile, assume)
-    return (*missing, *unknown), static
+            yield Unpriced(term.name, key, total, figure.note)
+        elif key == "hop_pj" and setting.assume.hops is None:
+            yield Unpriced("packets", key, total, "hops per packet are not assumed")
 
 
 def _static_power(profile: Profile, assume: Assumptions) -> tuple[float, list[Unpriced]]:
@@ -306,15 +295,11 @@ def _static_power(profile: Profile, assume: Assumptions) -> tuple[float, list[Un
 
 
 def _static_saving(records: Records, setting: Setting) -> float:
-    term = next(term for term in TERMS if term.price == "mac_pj")
-    price = _price(setting.profile, setting.assume, term.price)
-    if price is None:
-        return 0.0
-    counts = [
-        sum(term.amount(r, replace(setting, assume=replace(setting.assume, static_input=how))) for r in records.layers)
-        for how in ("once", "every_step")
-    ]
-    return (counts[1] - counts[0]) * price / records.samples
+    price, counts = setting.price("mac_pj"), []
+    for how in ("once", "every_step"):
+        same = replace(setting, assume=replace(setting.assume, static_input=how))
+        counts.append(sum(_mac(record, same) for record in records.layers))
+    return (counts[1] - counts[0]) * price / records.samples if price is not None else 0.0
 
 
 CAUSES: Mapping[str, str] = {

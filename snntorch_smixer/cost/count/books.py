@@ -304,7 +304,7 @@ class Queue:
         if pattern is None:
             return self._first(key, func, args)
         if pattern.entry.fed:
-            return None  # it feeds another linear layer, see `chains`
+            return None  # it feeds another linear layer, see `transfer`
         if note.truth is not None:
             read_truth(note.truth)
         out: Tensor = func(*args)

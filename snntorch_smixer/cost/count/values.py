@@ -78,7 +78,7 @@ class Note:
     reached: int | None = None  # how many of its entries at least one event reached, for the sums of a linear map
     values: Values = field(default_factory=Values)  # its numbers
     senders: frozenset[int] = frozenset()  # the layers with weights that it comes from, by their place in the books
-    chain: Chain | None = None  # it as a linear function of what entered linear layers before it, see `chains`
+    chain: Chain | None = None  # it as a linear function of what entered linear layers before it, see `transfer`
     part: Chain | None = None  # the chain of the tensor that it is a part of
     late: Waiting | None = None  # the calls that it waits with to be counted, so that `reached` is not known yet
 
