@@ -71,9 +71,8 @@ def measure(
     """
     check_model(model)
     if not isinstance(batch, Tensor) and _is_stream(batch):
-        return _over(batch, lambda inputs: _run(model, inputs, run=run, axes=axes, steps=steps, strict=strict))
-    inputs = [batch] if isinstance(batch, Tensor) else list(batch)
-    return _run(model, inputs, run=run, axes=axes, steps=steps, strict=strict)
+        return _over(batch, lambda inputs: _run(model, inputs, run, axes, steps, strict))
+    return _run(model, [batch] if isinstance(batch, Tensor) else list(batch), run, axes, steps, strict)
 
 
 def _is_stream(batch: Iterable[Any]) -> bool:
@@ -99,10 +98,8 @@ def _parted(batch: Any) -> tuple[list[Tensor], Tensor | None]:
     if isinstance(batch, Tensor):
         return [batch], None
     if not isinstance(batch, list | tuple) or not batch or not isinstance(batch[0], Tensor):
-        raise MeasureError(
-            f"measure: a batch is a {type(batch).__name__}, expected a tensor or (input, target). Pass an iterable "
-            "that yields these."
-        )
+        got = f"measure: a batch is a {type(batch).__name__}, expected a tensor or (input, target)"
+        raise MeasureError(f"{got}. Pass an iterable that yields these.")
     if len(batch) == 1:
         return list(batch), None
     target = batch[-1]
@@ -113,7 +110,6 @@ def _parted(batch: Any) -> tuple[list[Tensor], Tensor | None]:
 def _run(
     model: nn.Module,
     inputs: list[Tensor],
-    *,
     run: Callable[..., Any] | None,
     axes: str | None,
     steps: int | None,
@@ -122,13 +118,14 @@ def _run(
     """One batch; see `measure`."""
     check_inputs(inputs)
     letters = axes or ("t b" if inputs[0].dim() == 5 else "b")
-    samples, clock = _extent(inputs[0], letters, steps)
+    sizes = dict(factor for axis in ax.of_batch(inputs[0].shape, letters, steps) for factor in axis)
+    clock = Clock(sizes.get("t", 1) if "t" in letters else steps)
     with ExitStack() as stack:
         stack.enter_context(undisturbed())
         for context in (in_mode(model, training=False), at_rest(model), torch.inference_mode(), _plain(model)):
             stack.enter_context(context)
         guess = Guess(letters, inputs[0].shape, clock) if axes is None else None
-        recorder = Recorder(model, samples, clock, guess)
+        recorder = Recorder(model, sizes.get("b", 1), clock, guess)
         copies = [_noted(x, letters, steps, main=x is inputs[0]) for x in inputs]
         with recorder.stack.followed(), recorder:
             recorder.ended((run or model)(*copies))
@@ -146,31 +143,18 @@ def _run(
     return records
 
 
-def _extent(x: Tensor, letters: str, steps: int | None) -> tuple[int, Clock]:
-    """B and what is known of T."""
-    sizes = {"t": 1, "b": 1} | {
-        label: size for axis in ax.of_batch(x.shape, letters, steps) for label, size in axis if label
-    }
-    timed = "t" in letters
-    return sizes["b"], Clock(sizes["t"] if timed else steps)
-
-
 def _noted(x: Tensor, letters: str, steps: int | None, *, main: bool) -> Tensor:
     """A copy of an input that carries a note; the user's tensor stays as it is."""
     copy = x.detach().clone()
     fits = main or copy.dim() >= len(letters.strip("()").split())
     axes = ax.of_batch(copy.shape, letters, steps) if fits else ax.unknown(copy.shape)
-    note = Note(Role.DATA, axes, raw=True, static=_repeats(copy, axes))
+    at = next((i for i, axis in enumerate(axes) if axis and axis[0][0] == "t" and len(axis) == 1), None)
+    repeats = at is not None and torch.equal(copy, copy.narrow(at, 0, 1).expand_as(copy))
+    note = Note(Role.DATA, axes, raw=True, static=repeats)
     if copy.is_floating_point():
         classify(copy, note, Scratch(), "the model")
     write(copy, note)
     return copy
-
-
-def _repeats(x: Tensor, axes: ax.Axes) -> bool:
-    """True where every time step holds the same: a static image that was repeated."""
-    at = next((i for i, axis in enumerate(axes) if axis and axis[0][0] == "t" and len(axis) == 1), None)
-    return at is not None and torch.equal(x, x.narrow(at, 0, 1).expand_as(x))
 
 
 def _calls(recorder: Recorder) -> int:
@@ -269,9 +253,10 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     Knows snnTorch's ``reset_mem``, and ``reset`` or ``n_reset`` without arguments as SpikingJelly's ``reset_net`` does.
     """
     held = [(m, _held(m)) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    found = {id(x): x for _, parts in held for part in parts.values() for x in _tensors(part)}
+    values = [x for _, parts in held for part in parts.values() for x in part.values()]
+    found = {id(x): x for x in values if isinstance(x, Tensor) and not isinstance(x, nn.Parameter)}
     tensors = [(x, x.detach().clone(), None if x.is_inference() else x._version) for x in found.values()]
-    lists = [(x, list(x)) for _, parts in held for part in parts.values() for x in part.values() if type(x) is list]
+    lists = [(x, list(x)) for x in values if type(x) is list]
     try:
         reset(model)
         for module in model.modules():
@@ -307,12 +292,6 @@ def _held(module: nn.Module) -> dict[str, dict[str, Any]]:
     """Buffers, memories and attributes of one module, as they are."""
     names = [name for name in ("_buffers", "_memories") if name in module.__dict__]
     return {"": dict(module.__dict__)} | {name: dict(module.__dict__[name]) for name in names}
-
-
-def _tensors(part: dict[str, Any]) -> Iterator[Tensor]:
-    for value in part.values():
-        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-            yield value
 
 
 _APART = frozenset({"unbind", "select", "slice", "narrow", "split", "split_with_sizes", "unsafe_split", "chunk"})

@@ -262,12 +262,8 @@ def plan_w_prime(
     uj = event_pj * 1e-6
     full, source = load.spikes * load.tokens, load.held * load.spikes * load.tokens
     both = load.held * load.spikes * load.kept
-    options = (
-        _option("F", load, events=both if gate_destination else source, uj=uj, memory=memory, cores=cores),
-        _option("S", load, events=both, uj=uj, memory=memory, cores=cores),
-        _option("G", load, events=both, uj=uj, memory=memory, cores=cores),
-    )
-    by_name = {option.name: option for option in options}
+    events = {"F": both if gate_destination else source, "S": both, "G": both}
+    by_name = {name: _option(name, load, events=n, uj=uj, memory=memory, cores=cores) for name, n in events.items()}
     saved = (source - both) * uj
     low, high = by_name["G"].reload_uj
     return WPrimePlan(
@@ -279,7 +275,7 @@ def plan_w_prime(
         reload_over_saving=(low / saved, high / saved) if saved else None,
         rank_buffer_bits=load.tokens * load.channels * load.steps,
         rank_counters=load.tokens,
-        options=options,
+        options=tuple(by_name.values()),
         break_even=tuple(
             _break_even(by_name[name], by_name[against], steps=load.steps, memory=memory)
             for name, against in (("S", "F"), ("G", "F"), ("G", "S"))
@@ -290,12 +286,8 @@ def plan_w_prime(
 def core_steps(load: MixerLoad, *, cores: Cores) -> tuple[CoreStep, ...]:
     """Where pruning tokens frees whole cores: one entry per count of cores, from N' = N down to 1.
 
-    Args:
-        load: the mixers; ``kept`` is not used.
-        cores: places a layer on a chip.
-
-    Returns:
-        Entries by falling count; between two of them pruning frees no core. Sizes that do not fit are left out.
+    Entries go by falling count; between two of them pruning frees no core. Sizes that do not fit are left out, and
+    ``load.kept`` is not used.
     """
     steps: list[CoreStep] = []
     for kept in range(load.tokens, 0, -1):
@@ -316,6 +308,7 @@ def _option(
     full = load.blocks * _geometry(load, load.tokens).weights * load.weight_bits / 8
     resident = load.blocks * _geometry(load, size).weights * load.weight_bits / 8
     reload = resident if name == "G" else 0.0
+    low, high = memory.fetch.low + memory.write.low, memory.fetch.high + memory.write.high
     # F: one bit per token. S and G: for each slot the position that feeds it.
     control = load.blocks * (load.tokens if name == "F" else load.kept * (load.tokens - 1).bit_length())
     return Implementation(
@@ -328,10 +321,7 @@ def _option(
         dropped=(1 - load.held) * load.spikes,
         events_uj=events * uj,
         reload_bytes=reload,
-        reload_uj=(
-            reload * (memory.fetch.low + memory.write.low) * 1e-6,
-            reload * (memory.fetch.high + memory.write.high) * 1e-6,
-        ),
+        reload_uj=(reload * low * 1e-6, reload * high * 1e-6),
         control_bits=control,
         control_bits_each_step=control * load.steps,
         barriers=2 if name == "G" else 1,

@@ -79,8 +79,10 @@ def _picked(call: Call, main: Note) -> list[Note]:
 def _axes(call: Call, main: Note, out: Tensor, clock: Clock) -> Axes:
     shape, known = tuple(out.shape), call.op.axes
     known = None if known is picked_rows and main.role == Role.DATA else known
-    if known is None and call.tensors[0].shape == shape and _alike(call.notes):
-        return call.notes[0].axes
+    first = call.notes[0]
+    same = known is None and call.tensors[0].shape == shape and first.role == Role.DATA
+    if same and all(n.role != Role.DATA or n.axes == first.axes for n in call.notes):
+        return first.axes  # nobody knows more: the common case, and the cheap one
     if known is not None:
         axes = known(Move(call, main, shape, clock))
     elif call.op.moves and call.name != "index" and len(shape) == len(main.axes):
@@ -92,23 +94,20 @@ def _axes(call: Call, main: Note, out: Tensor, clock: Clock) -> Axes:
     return axes if fits else ax.unknown(shape)
 
 
-def _alike(notes: Sequence[Note]) -> bool:
-    """True where nobody knows more of the axes than the first input: the common case, and the cheap one."""
-    first = notes[0]
-    return first.role == Role.DATA and all(n.role != Role.DATA or n.axes == first.axes for n in notes)
-
-
 def _values(call: Call, main: Note, result: Note) -> None:
     """What is known of the numbers: shared by reshapes; a unit passes constant factors, means and sums of its kind."""
     name, kind, moves, data = call.name, call.op.kind, call.op.moves, [n for n in call.notes if n.role == Role.DATA]
     result.unit = unit_of(main) if moves else 1.0
-    result.fired = all(n.fired for n in data) if moves else name in _GATES and any(_fired(call))
+    result.fired = (
+        all(n.fired for n in data) if moves else name in ("mul", "where", "masked_fill") and any(_fired(call))
+    )
     result.padding = _padding(call, main)
     if len(data) == 1 and (moves or kind in (Kind.ADDING, Kind.SCALING)):
         result.rounded = main.rounded
     if len(data) == 1 and (moves or kind is Kind.ADDING):
         result.base, result.compared = main.base or main.values, main.compared
-    if kind is Kind.SAME_VALUES and (name not in ("_to_copy", "copy") or _stays_float(call)):
+    floats = call.tensors[0].is_floating_point() and call.out[0].is_floating_point()
+    if kind is Kind.SAME_VALUES and (floats or name not in ("_to_copy", "copy")):
         result.values, result.linear, result.reached = main.values, main.linear, main.reached
         return
     factor = _factor(call, main)
@@ -127,17 +126,10 @@ def _values(call: Call, main: Note, result: Note) -> None:
         result.unit = _common_unit([unit_of(n) for n in data])
 
 
-_GATES = ("mul", "where", "masked_fill")
-
-
 def _fired(call: Call) -> Iterator[bool]:
     """Spikes that a mask of truth values silences in part are still these spikes."""
     masked = call.name != "mul" or any(x.dtype == torch.bool for x in call.tensors)
     return (masked and n.fired and x.is_floating_point() for x, n in zip(call.tensors, call.notes, strict=True))
-
-
-def _stays_float(call: Call) -> bool:
-    return call.tensors[0].is_floating_point() and call.out[0].is_floating_point()
 
 
 def _padding(call: Call, main: Note) -> Padding | None:
@@ -221,13 +213,9 @@ def see_straight_through(call: Call, note: Note) -> None:
         if call.name == "sub" and left.role == right.role == Role.DATA:
             note.difference = (call.tensors[0], left, right)
         elif call.name == "add":
-            _closes(call, note, left, right)
-            _closes(call, note, right, left)
-
-
-def _closes(call: Call, note: Note, x: Note, rest: Note) -> None:
-    if rest.difference is not None and rest.difference[2].values is x.values:
-        _snap(call, note, *rest.difference[:2])
+            for x, rest in ((left, right), (right, left)):
+                if rest.difference is not None and rest.difference[2].values is x.values:
+                    _snap(call, note, *rest.difference[:2])
 
 
 def _snap(call: Call, note: Note, q: Tensor, known: Note) -> None:
