@@ -213,18 +213,19 @@ def see_straight_through(call: Call, note: Note) -> None:
         if call.name == "sub" and left.role == right.role == Role.DATA:
             note.difference = (call.tensors[0], left, right)
         elif call.name == "add":
-            for x, rest in ((left, right), (right, left)):
-                if rest.difference is not None and rest.difference[2].values is x.values:
-                    _snap(call, note, *rest.difference[:2])
+            _snap(call, note, left, right)
+            _snap(call, note, right, left)
 
 
-def _snap(call: Call, note: Note, q: Tensor, known: Note) -> None:
-    """Replace a sum that is ``q`` within rounding by ``q``; any other sum stays as it is."""
-    out = call.out[0]
+def _snap(call: Call, note: Note, x: Note, rest: Note) -> None:
+    """Replace a sum of ``x`` and ``q - x`` that is ``q`` within rounding by ``q``; any other sum stays as it is."""
+    if rest.difference is None or rest.difference[2].values is not x.values:
+        return
+    out, (q, known, _) = call.out[0], rest.difference
     if q.shape != out.shape or q.dtype != out.dtype:
         return
     with unseen():
-        size = torch.maximum(q.abs(), torch.stack([x.abs().expand_as(q) for x in call.tensors]).amax(0))
+        size = torch.maximum(q.abs(), torch.stack([term.abs().expand_as(q) for term in call.tensors]).amax(0))
         bound = (_ULPS * torch.finfo(q.dtype).eps * size).clamp(max=1e-3 * abs(known.unit))
         if not bool(((out - q).abs() <= bound).all()):
             return
