@@ -8,10 +8,17 @@ from dataclasses import asdict
 import torch
 
 from snntorch_smixer.cost import Records, load_profile, measure
-from snntorch_smixer.cost.paper.audit import EnergyAudit, FlopsAudit, PartMacs, audit_energy, audit_flops
-from snntorch_smixer.cost.paper.audit_pruning import PruningAudit, audit_pruning
-from snntorch_smixer.cost.paper.published import LOGS, PAPER_ABLATION, published_log
-from snntorch_smixer.cost.paper.report import audit_to_text
+from snntorch_smixer.cost.audit import (
+    EnergyAudit,
+    FlopsAudit,
+    PartMacs,
+    PruningAudit,
+    audit_energy,
+    audit_flops,
+    audit_pruning,
+    audit_to_text,
+)
+from snntorch_smixer.cost.published import LOGS, PAPER_ABLATION, published_log
 from snntorch_smixer.models.config import CONFIGS
 from snntorch_smixer.patching.wrap import wrap
 from snntorch_smixer.pruning.spatial import tokens_kept

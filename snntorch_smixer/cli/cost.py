@@ -11,7 +11,7 @@ from snntorch_smixer.cli.printing import to_json
 from snntorch_smixer.cli.subject import add_subject, check_pruning, load_batch, load_model, pruned
 from snntorch_smixer.cost import Assumptions, CostReport, compare, estimate, list_profiles, load_profile, measure
 from snntorch_smixer.cost.fits import fit_to_text, fits
-from snntorch_smixer.cost.terms import BATCH_NORM, STATIC
+from snntorch_smixer.cost.report import BATCH_NORM, STATIC
 from snntorch_smixer.errors import SettingError
 
 _TABLES = ("audit-paper", "chips")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from snntorch_smixer.cost.chip import Profile
-from snntorch_smixer.cost.planner import (
+from snntorch_smixer.cost.profile import Profile
+from snntorch_smixer.cost.records import Records
+from snntorch_smixer.cost.w_prime import (
     IMPLEMENTATIONS,
     CoreStep,
     MixerLoad,
@@ -16,7 +17,6 @@ from snntorch_smixer.cost.planner import (
     memory_prices,
     plan_w_prime,
 )
-from snntorch_smixer.cost.records import Records
 from snntorch_smixer.errors import ProfileError, SettingError
 
 

@@ -6,27 +6,12 @@ print(cost.estimate(records, "loihi1"))
 ```
 """
 
-from snntorch_smixer.cost.compare import Comparison as Comparison
-from snntorch_smixer.cost.compare import compare as compare
-from snntorch_smixer.cost.estimate import CostReport as CostReport
-from snntorch_smixer.cost.estimate import estimate as estimate
-from snntorch_smixer.cost.fits import Fit as Fit
-from snntorch_smixer.cost.fits import fits as fits
-from snntorch_smixer.cost.measure import measure as measure
-from snntorch_smixer.cost.planner import MixerLoad as MixerLoad
-from snntorch_smixer.cost.planner import WPrimePlan as WPrimePlan
-from snntorch_smixer.cost.planner import cores_on as cores_on
-from snntorch_smixer.cost.planner import memory_prices as memory_prices
-from snntorch_smixer.cost.planner import plan_w_prime as plan_w_prime
-from snntorch_smixer.cost.power import power_mw as power_mw
-from snntorch_smixer.cost.profile import Profile as Profile
-from snntorch_smixer.cost.profile import list_profiles as list_profiles
-from snntorch_smixer.cost.profile import load_profile as load_profile
-from snntorch_smixer.cost.records import Geometry as Geometry
-from snntorch_smixer.cost.records import Record as Record
-from snntorch_smixer.cost.records import Records as Records
-from snntorch_smixer.cost.records import Uncounted as Uncounted
-from snntorch_smixer.cost.terms import Assumptions as Assumptions
+from snntorch_smixer.cost.estimate import Assumptions, Comparison, CostReport, compare, estimate
+from snntorch_smixer.cost.fits import Fit, fits
+from snntorch_smixer.cost.measure import measure
+from snntorch_smixer.cost.profile import Profile, list_profiles, load_profile, power_mw
+from snntorch_smixer.cost.records import Geometry, Record, Records, Uncounted
+from snntorch_smixer.cost.w_prime import MixerLoad, WPrimePlan, cores_on, memory_prices, plan_w_prime
 
 __all__ = [
     "Assumptions",

@@ -162,15 +162,10 @@ class Uncounted:
 
 @dataclass(frozen=True)
 class Folding:
-    """Linear layers in a row, without a neuron in between: together they are one linear layer.
+    """Linear layers in a row, without a neuron in between: together they are one linear layer."""
 
-    Attributes:
-        members: where they stand in `Records.layers`, in the order of the run.
-        record: what the one layer would have done, on the input of the first.
-    """
-
-    members: tuple[int, ...]
-    record: Record
+    members: tuple[int, ...]  # where they stand in `Records.layers`, in the order of the run
+    record: Record  # what the one layer would have done, on the input of the first
 
 
 @dataclass(frozen=True)
@@ -211,17 +206,13 @@ class Records:
 
     def folded(self, foldings: Iterable[Folding] | None = None) -> Records:
         """The same run with linear layers in a row as one layer each: the longest rows, or those that are given."""
-        chosen = list(self._longest() if foldings is None else foldings)
+        longest = {entry.members[0]: entry for entry in sorted(self.foldings, key=lambda entry: len(entry.members))}
+        chosen = list(longest.values() if foldings is None else foldings)
         names = {self.layers[i].layer: entry.record.layer for entry in chosen for i in entry.members}
         ends = {entry.members[-1]: entry.record for entry in chosen}
         gone = {i for entry in chosen for i in entry.members}
         kept = (ends.get(i, record) for i, record in enumerate(self.layers) if i in ends or i not in gone)
         return replace(self, layers=tuple(_renamed(record, names) for record in kept), foldings=())
-
-    def _longest(self) -> list[Folding]:
-        """Per row of layers the folding of the most."""
-        longest = {entry.members[0]: entry for entry in sorted(self.foldings, key=lambda entry: len(entry.members))}
-        return list(longest.values())
 
     @property
     def coverage(self) -> float:
@@ -284,7 +275,7 @@ def _keyed(run: Records) -> dict[tuple[str, str, int], Record]:
     seen: Counter[tuple[str, str]] = Counter()
     out = {}
     for record in run.layers:
-        out[(record.layer, record.op, seen[record.layer, record.op])] = record
+        out[record.layer, record.op, seen[record.layer, record.op]] = record
         seen[record.layer, record.op] += 1
     return out
 
@@ -292,11 +283,8 @@ def _keyed(run: Records) -> dict[tuple[str, str, int], Record]:
 def _joined_foldings(runs: Sequence[Records]) -> tuple[Folding, ...]:
     """Foldings that every run has."""
     by_members = [{entry.members: entry.record for entry in run.foldings} for run in runs]
-    return tuple(
-        Folding(members, _joined_record([found[members] for found in by_members], runs))
-        for members in by_members[0]
-        if all(members in found for found in by_members)
-    )
+    shared = [members for members in by_members[0] if all(members in found for found in by_members)]
+    return tuple(Folding(m, _joined_record([found[m] for found in by_members], runs)) for m in shared)
 
 
 def _joined_record(records: Sequence[Record | None], runs: Sequence[Records]) -> Record:
@@ -312,35 +300,28 @@ def _joined_record(records: Sequence[Record | None], runs: Sequence[Records]) ->
     counts: Counter[str] = sum((Counter(record.counts) for record in ran), Counter())
     levels: Counter[int] = sum((Counter(record.levels) for record in ran), Counter())
     kinds = dict.fromkeys(kind for record in ran for kind in record.operand.split("+") if kind)
+    most = {name: max(getattr(record, name) for record in ran) for name in ("steps", "weight_bytes", "state_bytes")}
     return replace(
         first,
-        operand="+".join(kinds) if len(ran) > 1 and len({record.operand for record in ran}) > 1 else first.operand,
+        operand="+".join(kinds) if len({record.operand for record in ran}) > 1 else first.operand,
         calls=sum(record.calls for record in ran),
         counts=dict(counts),
         levels=dict(sorted(levels.items())),
         events=_joined_events([None if record is None else record.events for record in records], records, runs),
-        steps=max(record.steps for record in ran),
-        weight_bytes=max(record.weight_bytes for record in ran),
-        state_bytes=max(record.state_bytes for record in ran),
         activation_bytes=sum(record.activation_bytes for record in ran),
+        **most,
     )
 
 
 def _without_silence(records: Sequence[Record | None]) -> list[Record | None]:
     """Runs that gave a layer nothing but zeros, as the other runs tell: zeros among real values are multiplied."""
-    silent = [record is not None and _is_silent(record) for record in records]
-    kinds = {record.operand for record, zeros in zip(records, silent, strict=True) if record is not None and not zeros}
-    if kinds != {"analog"}:
+
+    def silent(record: Record) -> bool:  # it got zeros alone, which count as spikes that never came
+        return record.operand == "spikes" and record["synapses"] > 0 and not (record["mac"] or record["ac"])
+
+    if {record.operand for record in records if record is not None and not silent(record)} != {"analog"}:
         return list(records)
-    return [
-        _multiplied(record) if record is not None and zeros else record
-        for record, zeros in zip(records, silent, strict=True)
-    ]
-
-
-def _is_silent(record: Record) -> bool:
-    """True for a layer that got zeros alone, which counts as spikes that never came."""
-    return record.operand == "spikes" and record["synapses"] > 0 and not (record["mac"] or record["ac"])
+    return [_multiplied(record) if record is not None and silent(record) else record for record in records]
 
 
 def _multiplied(record: Record) -> Record:
@@ -358,15 +339,13 @@ def _joined_events(
     """Events side by side along the samples; a layer or step that did not run has none."""
     if any(one is None and record is not None for one, record in zip(events, records, strict=True)):
         return None
-    steps = max(len(one) for one in events if one is not None)
-    rows = [
-        [
-            one[t] if one is not None and t < len(one) else (0,) * run.samples
-            for one, run in zip(events, runs, strict=True)
-        ]
-        for t in range(steps)
-    ]
-    return tuple(tuple(count for part in row for count in part) for row in rows)
+
+    def row(t: int) -> tuple[int, ...]:
+        parts = zip(events, runs, strict=True)
+        found = [one[t] if one is not None and t < len(one) else (0,) * run.samples for one, run in parts]
+        return tuple(count for part in found for count in part)
+
+    return tuple(row(t) for t in range(max(len(one) for one in events if one is not None)))
 
 
 def _renamed(record: Record, names: Mapping[str, str]) -> Record:

@@ -7,14 +7,16 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
+from numbers import Real
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from snntorch_smixer.cost.profile import Profile
 from snntorch_smixer.cost.records import COUNTS, Record, Records
-from snntorch_smixer.cost.terms import Assumptions
 from snntorch_smixer.cost.text import PJ_PER_MJ, mj, narrow, si, uj
+from snntorch_smixer.errors import SettingError, check_choice, check_count
 
 _STEPS_SHOWN = 16
 _CLASSES_SHOWN = 10
@@ -24,17 +26,61 @@ _COLUMNS = (
 )
 
 
+STATIC = ("as_run", "once", "every_step")
+BATCH_NORM = ("fold", "count")
+
+
 @dataclass(frozen=True)
-class Row:
-    """One layer of a report.
+class Assumptions:
+    """What an estimate needs and a run does not tell.
 
     Attributes:
-        record: what it did.
-        energy_pj: by the names of `TERMS`, per sample; only what has a price.
+        static_input: linear maps of a static image: "as_run" as the model computes them, "once" for all time steps, or
+            "every_step", as most papers count.
+        batch_norm: "fold" into the linear map before it, or "count" its scale and shift.
+        hops: mean number of hops of a packet between cores; None leaves routing unpriced.
+        latency_ms: time of one inference; None leaves static power unpriced.
+        chips: chips that are switched on for that time.
+        fold: linear layers in a row, without a neuron in between, are one linear layer where that is cheaper; only with
+            ``batch_norm="fold"``, and never by the rule of the papers.
+
+    Raises:
+        SettingError: a setting is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from snntorch_smixer import cost, from_pretrained
+        >>> net, x = from_pretrained("smixer-2-64-fmnist"), torch.rand(2, 1, 28, 28)
+        >>> report = cost.estimate(net, x, chip="loihi1", assume=cost.Assumptions(hops=2))
     """
 
-    record: Record
-    energy_pj: Mapping[str, float]
+    static_input: str = "as_run"
+    batch_norm: str = "fold"
+    hops: float | None = None
+    latency_ms: float | None = None
+    chips: int = 1
+    fold: bool = True
+
+    def __post_init__(self) -> None:
+        for name, choices in ("static_input", STATIC), ("batch_norm", BATCH_NORM):
+            value = getattr(self, name)
+            check_choice("Assumptions", name, value if type(value).__module__ == "builtins" else repr(value), choices)
+        check_count("Assumptions", "chips", self.chips)
+        if type(self.fold) is not bool:
+            raise SettingError(f"Assumptions: fold={self.fold!r} must be True or False.")
+        for name in ("hops", "latency_ms"):
+            value = getattr(self, name)
+            number = type(value) is not bool and isinstance(value, Real)
+            if value is not None and not (number and 0 <= float(value) < inf):
+                raise SettingError(f"Assumptions: {name}={value!r} must be a finite number of at least 0, or None.")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a report."""
+
+    record: Record  # what it did
+    energy_pj: Mapping[str, float]  # by the names of `TERMS`, per sample; only what has a price
 
     @property
     def total_pj(self) -> float:
@@ -44,19 +90,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Unpriced:
-    """Work that happened and that the profile has no price for.
+    """Work that happened and that the profile has no price for."""
 
-    Attributes:
-        term: of `TERMS`, "packets" where hops are unknown, "static power" or "clock power".
-        price: key of the price that is missing.
-        amount: how much of it there is, per sample.
-        reason: why there is no price.
-    """
-
-    term: str
-    price: str
-    amount: float
-    reason: str
+    term: str  # of `TERMS`, "packets" where hops are unknown, "static power" or "clock power"
+    price: str  # key of the price that is missing
+    amount: float  # how much of it there is, per sample
+    reason: str  # why there is no price
 
 
 @dataclass(frozen=True)
@@ -171,32 +210,83 @@ class CostReport:
 
     def to_text(self, *, merged: bool = True) -> str:
         """What `print` shows: with ``merged`` a layer and the neurons that it drives are one row."""
-        return to_text(self, merged=merged)
+        table = narrow(_cells(self, merged=merged))
+        return "\n".join([*_summary(self), "", *table, *_footnotes(self, merged=merged)])
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Everything as JSON; also written to ``path`` if given."""
-        return _written(to_json(self), path)
+        r, p = self.records, self.profile
+        content = {
+            "model": r.model,
+            "samples": r.samples,
+            "steps": r.steps,
+            "coverage": r.coverage,
+            "chip": {"name": p.name, "title": p.title, "node": p.node, "voltage_v": p.voltage_v, "rule": p.rule},
+            "assumptions": asdict(self.assume),
+            "energy_mj": self.energy_mj,
+            "band_mj": [self.low_pj / PJ_PER_MJ, self.high_pj / PJ_PER_MJ],
+            "terms_pj": dict(self.terms_pj),
+            "static_power_pj": self.static_power_pj,
+            "static_image_saving_pj": self.static_saving_pj,
+            "without": [asdict(entry) for entry in self.unpriced],
+            "included": dict(self.included),
+            "prices": {key: asdict(figure) for key, figure in p.prices.items()},
+            "by_step_mj": self.by_step_mj,
+            "by_sample_mj": self.by_sample_mj,
+            "sample_mj": self.sample_mj,
+            "interval_mj": self.interval_mj,
+            "classes": r.classes,
+            "folded": {name: list(layers) for name, layers in self.folded.items()},
+            "counts_are_of": f"all {r.samples} samples; energies are per sample",
+            "uncounted": [asdict(entry) for entry in r.uncounted],
+            "free": dict(r.free),
+            "layers": [_layer(row) for row in self.rows],
+        }
+        return _written(json.dumps(content, indent=1), path)
 
     def to_csv(self, path: str | Path | None = None) -> str:
-        """One line per layer and operation as CSV, all per sample; also written to ``path`` if given."""
-        return _written(to_csv(self), path)
+        """One line per layer and operation as CSV, all per sample: counts, bytes of activations, pJ by term.
+
+        The column ``samples`` says over how many samples the counts are means; bytes of weights are those of the model.
+        It is also written to ``path`` if given.
+        """
+        terms, samples = list(self.terms_pj), self.records.samples
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        bytes_ = ("weight_bytes", "state_bytes", "activation_bytes")
+        writer.writerow(
+            [
+                *("layer", "op", "input", "samples", "calls", "steps"),
+                *(*COUNTS, "parameters", *bytes_),
+                *(*(f"{t} pJ" for t in terms), "total pJ"),
+            ]
+        )
+        for row in self.rows:
+            r = row.record
+            counts = [_share(r[name], samples) for name in COUNTS]
+            sizes = [r.parameters, r.weight_bytes, r.state_bytes, _share(r.activation_bytes, samples)]
+            energies = [row.energy_pj.get(term, 0.0) for term in terms]
+            named = [r.layer, r.op, r.operand, samples, r.calls, r.steps]
+            writer.writerow([*named, *counts, *sizes, *energies, row.total_pj])
+        return _written(out.getvalue(), path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """The table of `print` as markdown; also written to ``path`` if given."""
-        return _written(to_markdown(self), path)
+        head, *body = _cells(self, merged=True)
+        rows = (head, ["---"] * len(head), *body)
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows]
+        summary = [f"- {line}" for line in _summary(self)]
+        return _written("\n".join([*summary, "", *lines, "", *_footnotes(self, merged=True)]) + "\n", path)
 
     def __str__(self) -> str:
-        return to_text(self)
-
-
-_EVENT_TERMS = frozenset({"spikes sent", "hops"})
+        return self.to_text()
 
 
 def _by_events(row: Row) -> float:
     """The part of a layer's energy that its events cause: all of a linear map or product, spikes and hops of others."""
     if row.record.geometry is not None or row.record.op == "act_act":
         return row.total_pj
-    return sum(pj for term, pj in row.energy_pj.items() if term in _EVENT_TERMS)
+    return sum(pj for term, pj in row.energy_pj.items() if term in ("spikes sent", "hops"))
 
 
 def interval(values: Sequence[float] | None) -> tuple[float, float] | None:
@@ -218,86 +308,9 @@ def _student(freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
-def to_text(report: CostReport, *, merged: bool = True) -> str:
-    """Summary and table for the terminal; the table is at most 110 columns wide."""
-    table = narrow(_cells(report, merged=merged))
-    return "\n".join([*_summary(report), "", *table, *_footnotes(report, merged=merged)])
-
-
-def to_markdown(report: CostReport) -> str:
-    """Summary and table as markdown."""
-    head, *body = _cells(report, merged=True)
-    lines = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-        for cells in (head, ["---"] * len(head), *body)
-    ]
-    return (
-        "\n".join([*(f"- {line}" for line in _summary(report)), "", *lines, "", *_footnotes(report, merged=True)])
-        + "\n"
-    )
-
-
-def to_csv(report: CostReport) -> str:
-    """One line per layer and operation, all per sample: counts, bytes of activations, energies in pJ by term.
-
-    The column ``samples`` says over how many samples the counts are means; bytes of weights are those of the model.
-    """
-    terms, samples = list(report.terms_pj), report.records.samples
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    bytes_ = ("weight_bytes", "state_bytes", "activation_bytes")
-    writer.writerow(
-        [
-            *("layer", "op", "input", "samples", "calls", "steps"),
-            *(*COUNTS, "parameters", *bytes_),
-            *(*(f"{t} pJ" for t in terms), "total pJ"),
-        ]
-    )
-    for row in report.rows:
-        r = row.record
-        counts = [_share(r[name], samples) for name in COUNTS]
-        sizes = [r.parameters, r.weight_bytes, r.state_bytes, _share(r.activation_bytes, samples)]
-        energies = [row.energy_pj.get(term, 0.0) for term in terms]
-        named = [r.layer, r.op, r.operand, samples, r.calls, r.steps]
-        writer.writerow([*named, *counts, *sizes, *energies, row.total_pj])
-    return out.getvalue()
-
-
 def _share(count: int, samples: int) -> int | float:
     """A count per sample, whole where it is."""
     return count / samples if count % samples else count // samples
-
-
-def to_json(report: CostReport) -> str:
-    """Everything: totals, terms with their figures, layers with all counts, assumptions, what is missing."""
-    r, p = report.records, report.profile
-    content = {
-        "model": r.model,
-        "samples": r.samples,
-        "steps": r.steps,
-        "coverage": r.coverage,
-        "chip": {"name": p.name, "title": p.title, "node": p.node, "voltage_v": p.voltage_v, "rule": p.rule},
-        "assumptions": asdict(report.assume),
-        "energy_mj": report.energy_mj,
-        "band_mj": [report.low_pj / PJ_PER_MJ, report.high_pj / PJ_PER_MJ],
-        "terms_pj": dict(report.terms_pj),
-        "static_power_pj": report.static_power_pj,
-        "static_image_saving_pj": report.static_saving_pj,
-        "without": [asdict(entry) for entry in report.unpriced],
-        "included": dict(report.included),
-        "prices": {key: asdict(figure) for key, figure in p.prices.items()},
-        "by_step_mj": report.by_step_mj,
-        "by_sample_mj": report.by_sample_mj,
-        "sample_mj": report.sample_mj,
-        "interval_mj": report.interval_mj,
-        "classes": r.classes,
-        "folded": {name: list(layers) for name, layers in report.folded.items()},
-        "counts_are_of": f"all {r.samples} samples; energies are per sample",
-        "uncounted": [asdict(entry) for entry in r.uncounted],
-        "free": dict(r.free),
-        "layers": [_layer(row) for row in report.rows],
-    }
-    return json.dumps(content, indent=1)
 
 
 def _layer(row: Row) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
-from snntorch_smixer.cost.compare import Comparison
+from snntorch_smixer.cost.estimate import Comparison
 from snntorch_smixer.viz.style import COLOURS, QUIET, new_figure, open_frame, patch
 
 _PJ_PER_UJ = 10**6

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from snntorch_smixer.cost.estimate import CostReport, Row
-from snntorch_smixer.cost.terms import TERMS
+from snntorch_smixer.cost.estimate import TERMS, CostReport, Row
 from snntorch_smixer.viz.style import COLOURS, new_figure, open_frame
 
 if TYPE_CHECKING:

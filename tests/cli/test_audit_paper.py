@@ -7,7 +7,7 @@ import pytest
 
 from snntorch_smixer.cli import audit_paper
 from snntorch_smixer.cli.main import main
-from snntorch_smixer.cost.paper.report import audit_to_text
+from snntorch_smixer.cost.audit import audit_to_text
 
 
 @pytest.fixture(scope="module")

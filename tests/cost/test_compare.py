@@ -10,7 +10,7 @@ from torch import nn
 
 from snntorch_smixer import dstsp, from_pretrained
 from snntorch_smixer.cost import Assumptions, Comparison, CostReport, Record, Records, compare, estimate
-from snntorch_smixer.cost.compare import CAUSES
+from snntorch_smixer.cost.estimate import CAUSES
 from snntorch_smixer.errors import SettingError
 
 

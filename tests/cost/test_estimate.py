@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.cost import Assumptions, CostReport, Record, Records, estimate, load_profile, measure
-from snntorch_smixer.cost.paper.published import PublishedLog, published_log
+from snntorch_smixer.cost.published import PublishedLog, published_log
 from snntorch_smixer.cost.records import Geometry
 from snntorch_smixer.errors import MeasureError, ProfileError, SettingError
 

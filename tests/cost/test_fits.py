@@ -5,10 +5,8 @@ import random
 
 import pytest
 
-from snntorch_smixer.cost.chip import Capacity, Profile
-from snntorch_smixer.cost.cores import memory_words
-from snntorch_smixer.cost.fits import LayerFit, fits, least_chips, least_cores
-from snntorch_smixer.cost.profile import load_profile
+from snntorch_smixer.cost.fits import LayerFit, fits, least_chips, least_cores, memory_words
+from snntorch_smixer.cost.profile import Capacity, Profile, load_profile
 from snntorch_smixer.cost.records import Geometry, Record, Records
 from snntorch_smixer.errors import ProfileError
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.cost import Records, measure
-from snntorch_smixer.cost.counting import queue
+from snntorch_smixer.cost.count import books as queue
 from snntorch_smixer.errors import MeasureError
 
 
@@ -148,7 +148,7 @@ def test_one_image_of_all_steps(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_little_is_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("snntorch_smixer.cost.counting.late._MOST_BYTES", 200)
+    monkeypatch.setattr("snntorch_smixer.cost.count.books._MOST_BYTES", 200)
     net, x = linear().eval(), spikes(9, 4, 6)
     ours, right = both(monkeypatch, lambda: measure(net, x, run=looped(net), axes="t b"))
     assert ours == right

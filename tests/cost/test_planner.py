@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from snntorch_smixer.cost.planner import (
+from snntorch_smixer.cost.profile import load_profile
+from snntorch_smixer.cost.records import Geometry, Record, Records
+from snntorch_smixer.cost.w_prime import (
     IMPLEMENTATIONS,
     Band,
     Cores,
@@ -16,8 +18,6 @@ from snntorch_smixer.cost.planner import (
     memory_prices,
     plan_w_prime,
 )
-from snntorch_smixer.cost.profile import load_profile
-from snntorch_smixer.cost.records import Geometry, Record, Records
 from snntorch_smixer.errors import SettingError
 from snntorch_smixer.pruning.spatial import tokens_kept
 

@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from snntorch_smixer.cost.power import power_mw
-from snntorch_smixer.cost.profile import load_profile
+from snntorch_smixer.cost.profile import load_profile, power_mw
 from snntorch_smixer.errors import ProfileError
 
 ODIN, TRUENORTH = load_profile("odin"), load_profile("truenorth")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from snntorch_smixer.cost import chip, cores, fits, power, prices, profile
+from snntorch_smixer.cost import fits, profile
 from snntorch_smixer.cost.profile import POWER, PRICES, Capacity, Figure, Profile, list_profiles, load_profile
 from snntorch_smixer.errors import ProfileError
 
@@ -284,7 +284,7 @@ def test_values_check_themselves():
     assert set(POWER) == {"static_mw", "base_uw", "clock_uw_per_mhz", "event_pj"}
 
 
-@pytest.mark.parametrize("module", [chip, cores, fits, power, prices, profile], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [fits, profile], ids=lambda module: module.__name__)
 def test_numbers_about_hardware_live_in_the_profiles(module):
     found = [node.value for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Constant)]
     floats = {value for value in found if isinstance(value, float)}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.cost import Assumptions, CostReport, Record, Records, estimate
+from snntorch_smixer.cost.estimate import TERMS
 from snntorch_smixer.cost.records import COUNTS, Geometry, Uncounted
-from snntorch_smixer.cost.terms import TERMS
 
 STEM = Record(
     "stem",

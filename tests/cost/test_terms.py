@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from snntorch_smixer.cost import Assumptions, CostReport, Record, Records, estimate, load_profile
+from snntorch_smixer.cost.estimate import BY_PRICE, TERMS, Setting
 from snntorch_smixer.cost.profile import PRICES, Profile
-from snntorch_smixer.cost.terms import BY_PRICE, TERMS, Setting
 from snntorch_smixer.errors import SettingError
 
 FP32, LOIHI, PAPERS = load_profile("horowitz45-fp32"), load_profile("loihi1"), load_profile("papers45")

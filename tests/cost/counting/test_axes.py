@@ -2,7 +2,7 @@
 
 import pytest
 
-from snntorch_smixer.cost.counting import axes as ax
+from snntorch_smixer.cost.count import axes as ax
 from snntorch_smixer.errors import MeasureError
 
 T4, B2, B4 = (("t", 4),), (("b", 2),), (("b", 4),)

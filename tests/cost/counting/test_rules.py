@@ -4,6 +4,7 @@ import ast
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snntorch_smixer.cost import measure
-from snntorch_smixer.cost.counting import rules
-from snntorch_smixer.cost.counting.products import PRODUCTS
+from snntorch_smixer.cost.count import ops
+from snntorch_smixer.cost.count.products import PRODUCTS
 from snntorch_smixer.cost.records import COUNTS, Records
 
-CLASSES = {name: value for name, value in vars(rules).items() if isinstance(value, frozenset)}
+CLASSES = {kind.name: frozenset(" ".join(r[3] for r in ops._ROWS if r[0] is kind).split()) for kind in ops.Kind}
+CLASSES["MOVING"] |= CLASSES["SAME_VALUES"]
+rules = SimpleNamespace(**{**vars(ops), **CLASSES})
 NEWER = {"_fused_rms_norm", "_safe_softmax", "_batch_norm_with_update"}
 """Younger than the oldest torch that we take."""
 
@@ -52,15 +55,14 @@ def test_plain_name(name: str, plain: str):
 
 
 def used_rules() -> set[str]:
-    """Attributes of `rules` that the counting modules name."""
-    folder = Path(rules.__file__).parent
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in folder.glob("*.py")]
-    return {
-        node.attr
-        for tree in trees
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "rules"
-    }
+    """Rules and kinds that the counting modules name, apart from where they are listed."""
+    paths = Path(ops.__file__).parent.glob("*.py")
+    parts = [part for path in paths for part in ast.parse(path.read_text(encoding="utf-8")).body]
+    listed = {"RULES", "_ROWS"}
+    parts = [part for part in parts if getattr(getattr(part, "target", None), "id", None) not in listed]
+    nodes = [node for part in parts for node in ast.walk(part)]
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return names | {n.attr for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n.value) in ("ops", "Kind")}
 
 
 def test_every_rule_is_stated_and_used():

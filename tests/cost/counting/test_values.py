@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from snntorch_smixer.cost.counting import axes as ax
-from snntorch_smixer.cost.counting.notes import Note, Role
-from snntorch_smixer.cost.counting.values import (
+from snntorch_smixer.cost.count import axes as ax
+from snntorch_smixer.cost.count.values import (
     LARGEST_GRADED,
     LARGEST_RAW,
+    Note,
+    Role,
     Scratch,
     classify,
     nonzero,

@@ -4,17 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from snntorch_smixer.cost.paper.audit import (
+from snntorch_smixer.cost.audit import (
     READINGS,
     PartMacs,
+    PruningAudit,
     audit_energy,
     audit_flops,
+    audit_pruning,
     energy_mj,
     mapped_events,
     rate_for,
 )
-from snntorch_smixer.cost.paper.audit_pruning import PruningAudit, audit_pruning
-from snntorch_smixer.cost.paper.published import published_log
+from snntorch_smixer.cost.published import published_log
 from snntorch_smixer.errors import SettingError
 
 PJ = {"mac_pj": 4.6, "ac_pj": 0.9}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snntorch_smixer.cost.paper.published import (
+from snntorch_smixer.cost.published import (
     LOGS,
     PAPER_ABLATION,
     PAPER_ENERGY,

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import tomllib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from io import StringIO
 from math import isfinite
-from typing import Any
 
 from snntorch_smixer.errors import SettingError, check_choice
 
@@ -19,77 +17,44 @@ LOGS = ("spikingformer_8_768", "spikingformer_8_512")
 
 @dataclass(frozen=True)
 class LogRow:
-    """One layer of a log; counts are per image, summed over the steps.
+    """One layer of a log; counts are per image, summed over the steps."""
 
-    Attributes:
-        layer: its name in the authors' code.
-        kind: "Conv1d", "Conv2d" or "Linear".
-        arguments: its settings, as printed in the log.
-        dense: multiply-accumulates as FLOP counters count them, zero padding included.
-        ac: synaptic events.
-        mac: multiply-accumulates of real-valued inputs.
-        rate: firing rate of the input, 0..1, as the log states it; within 2e-5 of ``ac / dense``.
-    """
-
-    layer: str
-    kind: str
-    arguments: str
-    dense: float
-    ac: float
-    mac: float
-    rate: float
+    layer: str  # its name in the authors' code
+    kind: str  # "Conv1d", "Conv2d" or "Linear"
+    arguments: str  # its settings, as printed in the log
+    dense: float  # multiply-accumulates as FLOP counters count them, zero padding included
+    ac: float  # synaptic events
+    mac: float  # multiply-accumulates of real-valued inputs
+    rate: float  # firing rate of the input, 0..1, as the log states it; within 2e-5 of ``ac / dense``
 
 
 @dataclass(frozen=True)
 class BlockRates:
-    """Mean firing rates, 0..1, of what enters the layers of one block.
+    """Mean firing rates, 0..1, of what enters the layers of one block."""
 
-    Attributes:
-        qkv: input of the q, k and v projections.
-        proj: input of the projection behind the attention.
-        fc1: input of the MLP.
-        fc2: input of its second layer.
-        q: q in front of the attention product.
-        k: k in front of it.
-        v: v in front of it.
-    """
-
-    qkv: float
-    proj: float
-    fc1: float
-    fc2: float
-    q: float
-    k: float
-    v: float
+    qkv: float  # input of the q, k and v projections
+    proj: float  # input of the projection behind the attention
+    fc1: float  # input of the MLP
+    fc2: float  # input of its second layer
+    q: float  # q in front of the attention product
+    k: float  # k in front of it
+    v: float  # v in front of it
 
 
 @dataclass(frozen=True)
 class PublishedLog:
-    """An energy log that its authors publish with a trained model.
+    """An energy log that its authors publish with a trained model."""
 
-    Attributes:
-        name: one of `LOGS`.
-        rows: layers in the order of the log: stem, six layers a block, head.
-        blocks: rates by block.
-        heads: h.
-        channels: C.
-        tokens: N.
-        steps: T.
-        energy_mj: the total that the log states, per image.
-        source: repository and folder.
-        licence: of the source.
-    """
-
-    name: str
-    rows: tuple[LogRow, ...]
-    blocks: tuple[BlockRates, ...]
-    heads: int
-    channels: int
-    tokens: int
-    steps: int
-    energy_mj: float
-    source: str
-    licence: str
+    name: str  # one of `LOGS`
+    rows: tuple[LogRow, ...]  # layers in the order of the log: stem, six layers a block, head
+    blocks: tuple[BlockRates, ...]  # rates by block
+    heads: int  # h
+    channels: int  # C
+    tokens: int  # N
+    steps: int  # T
+    energy_mj: float  # the total that the log states, per image
+    source: str  # repository and folder
+    licence: str  # of the source
 
     @property
     def stem(self) -> tuple[LogRow, ...]:
@@ -124,9 +89,10 @@ def published_log(name: str) -> PublishedLog:
         SettingError: another name.
     """
     check_choice("published_log", "name", name, LOGS)
-    rows = tuple(_row(raw) for raw in _csv(f"{name}.csv"))
-    attention = [raw for raw in _csv("attention_rates.csv") if raw["log"] == name]
-    return PublishedLog(name=name, rows=rows, blocks=tuple(_block(rows, raw) for raw in attention), **_facts(name))
+    rows = tuple(map(_row, csv.DictReader(StringIO(read_data(f"{name}.csv")))))
+    attention = csv.DictReader(StringIO(read_data("attention_rates.csv")))
+    blocks = tuple(_block(rows, raw) for raw in attention if raw["log"] == name)
+    return PublishedLog(name=name, rows=rows, blocks=blocks, **tomllib.loads(read_data("logs.toml"))[name])
 
 
 def log_energy_mj(log: PublishedLog, *, mac_pj: float, ac_pj: float) -> float:
@@ -164,7 +130,7 @@ def static_saving_mj(log: PublishedLog, *, mac_pj: float) -> float:
 
 def read_data(file: str) -> str:
     """Text of a file of ``published_logs``."""
-    return (files("snntorch_smixer.cost.paper") / "published_logs" / file).read_text(encoding="utf-8")
+    return (files("snntorch_smixer.cost") / "published_logs" / file).read_text(encoding="utf-8")
 
 
 def check_within(where: str, name: str, value: object, low: float = 0.0, high: float = float("inf")) -> None:
@@ -173,14 +139,6 @@ def check_within(where: str, name: str, value: object, low: float = 0.0, high: f
     if not (number and low <= value <= high):  # type: ignore[operator]
         wanted = f"in [{low:g}, {high:g}]" if isfinite(high) else f"of at least {low:g}"
         raise SettingError(f"{where}: {name}={value!r} must be a finite number {wanted}. Pass one.")
-
-
-def _csv(file: str) -> Iterable[dict[str, str]]:
-    return csv.DictReader(StringIO(read_data(file)))
-
-
-def _facts(name: str) -> dict[str, Any]:
-    return tomllib.loads(read_data("logs.toml"))[name]
 
 
 def _row(raw: dict[str, str]) -> LogRow:
@@ -196,38 +154,23 @@ def _block(rows: tuple[LogRow, ...], raw: dict[str, str]) -> BlockRates:
 
 @dataclass(frozen=True)
 class PaperEnergy:
-    """Energy of STMixer-8-768 on ImageNet, without and with DSTSP.
+    """Energy of STMixer-8-768 on ImageNet, without and with DSTSP."""
 
-    Attributes:
-        base_mj: per image without pruning.
-        pruned_mj: with it.
-        ps: share of tokens dropped.
-        steps: T; one step, so DSTSP has none to drop.
-        source: where it stands.
-    """
-
-    base_mj: float
-    pruned_mj: float
-    ps: float
-    steps: int
-    source: str
+    base_mj: float  # per image without pruning
+    pruned_mj: float  # with it
+    ps: float  # share of tokens dropped
+    steps: int  # T; one step, so DSTSP has none to drop
+    source: str  # where it stands
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row of the paper's ablation on CIFAR-100.
+    """One row of the paper's ablation on CIFAR-100."""
 
-    Attributes:
-        ps: share of tokens dropped.
-        pt: share of steps dropped.
-        flops_g: the column "FLOPs", G per image.
-        images_per_second: the column of the throughput.
-    """
-
-    ps: float
-    pt: float
-    flops_g: float
-    images_per_second: float
+    ps: float  # share of tokens dropped
+    pt: float  # share of steps dropped
+    flops_g: float  # the column "FLOPs", G per image
+    images_per_second: float  # the column of the throughput
 
 
 PAPER_ENERGY = PaperEnergy(4.45, 2.36, 0.3, 1, "SMixer (ICLR 2026), ImageNet-1K table, quoted second-hand")

@@ -1,4 +1,4 @@
-"""Which axis of a tensor is time and which is samples, followed through reshapes.
+"""Which axis of a tensor is time and which is samples, and who reaches whom along an axis of a layer.
 
 `Axes` has one entry per axis of a tensor: the factors that the axis is made of, slowest first, each a label and a
 size. ``(("t", 4), ("b", 2))`` is an axis of length 8 that holds 4 steps of 2 samples. Labels are "t", "b" and "" for
@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
 
 from snntorch_smixer.errors import MeasureError
 
@@ -20,6 +25,11 @@ Axes = tuple[Axis, ...]
 def plain(size: int) -> Axis:
     """An axis that is neither time nor samples."""
     return (("", size),) if size > 1 else ()
+
+
+def unknown(shape: Sequence[int]) -> Axes:
+    """Axes of which nothing is known."""
+    return tuple(map(plain, shape))
 
 
 def of_batch(shape: Sequence[int], letters: str, steps: int | None) -> Axes:
@@ -74,11 +84,11 @@ def regroup(axes: Axes, shape: Sequence[int]) -> Axes:
         left = size
         while left > 1:
             if not queue:
-                return tuple(plain(s) for s in shape)
+                return unknown(shape)
             label, length = queue.pop(0)
             common = math.gcd(left, length) if left % length else length
             if common == 1:
-                return tuple(plain(s) for s in shape)
+                return unknown(shape)
             if common < length:
                 queue.insert(0, ("", length // common))
                 label = ""
@@ -145,3 +155,61 @@ def expanded(axes: Axes, shape: Sequence[int], label: str) -> Axes:
 
 def _labels(axis: Axis) -> int:
     return sum(label != "" for label, _ in axis)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Connections along one axis: groups of neighbours, in which every input reaches every output."""
+
+    inputs: int
+    outputs: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """A kernel along one axis: ``size`` inputs, ``out`` outputs."""
+
+    size: int
+    out: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+    transposed: bool
+
+    def reach(self) -> Tensor:
+        """Per input position, the taps of the kernel that end at an output."""
+        return _reach(self)
+
+    def matrix(self) -> Tensor | None:
+        """Who reaches whom, as 0 and 1: ``(size, out)``; None where that takes more than 64 MiB."""
+        return _matrix(self) if self.size * self.out <= _LARGEST_MATRIX else None
+
+
+_LARGEST_MATRIX = 2**24
+
+
+@lru_cache(maxsize=4096)
+def _reach(w: Window) -> Tensor:
+    return torch.bincount(_meeting(w)[0], minlength=w.size).double()
+
+
+@lru_cache(maxsize=64)
+def _matrix(w: Window) -> Tensor:
+    matrix = torch.zeros(w.size, w.out)
+    matrix[_meeting(w)] = 1.0
+    return matrix
+
+
+def _meeting(w: Window) -> tuple[Tensor, Tensor]:
+    """Inputs and outputs that meet, one pair for each tap of the kernel."""
+    starts, most = (w.size, w.out) if w.transposed else (w.out, w.size)
+    ends = (torch.arange(starts)[:, None] * w.stride + torch.arange(w.kernel) * w.dilation - w.padding).flatten()
+    real = (ends >= 0) & (ends < most)
+    begins = torch.arange(starts).repeat_interleave(w.kernel)
+    return (begins[real], ends[real]) if w.transposed else (ends[real], begins[real])
+
+
+Connections = Blocks | Window | Tensor
+"""Along one axis: groups in which every input reaches every output, a kernel, or who reaches whom as 0 and 1."""

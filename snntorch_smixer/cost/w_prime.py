@@ -2,17 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from snntorch_smixer.cost.chip import Profile
 from snntorch_smixer.cost.fits import fits
-from snntorch_smixer.cost.mixer_load import Band as Band
-from snntorch_smixer.cost.mixer_load import MemoryPrices as MemoryPrices
-from snntorch_smixer.cost.mixer_load import MixerLoad as MixerLoad
-from snntorch_smixer.cost.mixer_load import memory_prices as memory_prices
-from snntorch_smixer.cost.paper.published import check_within
-from snntorch_smixer.cost.records import Geometry
+from snntorch_smixer.cost.profile import Profile
+from snntorch_smixer.cost.published import check_within, read_data
+from snntorch_smixer.cost.records import Geometry, Records
+from snntorch_smixer.errors import SettingError, check_count
+
+
+@dataclass(frozen=True)
+class MixerLoad:
+    """What the token mixers of a network do for one sample.
+
+    Attributes:
+        tokens: N.
+        kept: N', tokens that survive pruning.
+        channels: C.
+        heads: h, matrices per block.
+        blocks: mixers in the network.
+        steps: T, steps that the mixers run.
+        rate: mean firing rate of what enters a mixer before pruning, 0..1.
+        held: phi, share of those spikes that the kept tokens hold; N'/N where the tokens spike alike.
+        weight_bits: bits of a weight on the chip.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> load = cost.MixerLoad(tokens=49, kept=34, channels=64, heads=8, blocks=2, steps=1, rate=0.2, held=0.8)
+        >>> load.kept
+        34
+    """
+
+    tokens: int
+    kept: int
+    channels: int
+    heads: int
+    blocks: int
+    steps: int
+    rate: float
+    held: float
+    weight_bits: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "kept", "channels", "heads", "blocks", "steps", "weight_bits"):
+            check_count("MixerLoad", name, getattr(self, name))
+        if self.kept > self.tokens:
+            raise SettingError(f"MixerLoad: kept={self.kept} is outside 1..{self.tokens} tokens. Keep fewer.")
+        if self.channels % self.heads:
+            raise SettingError(f"MixerLoad: channels={self.channels} is no multiple of heads={self.heads}. Change one.")
+        for name in ("rate", "held"):
+            check_within("MixerLoad", name, getattr(self, name), 0.0, 1.0)
+
+    @property
+    def spikes(self) -> float:
+        """s: spikes that enter all mixers before pruning, summed over blocks and steps: ``rate N C blocks T``."""
+        return self.rate * self.tokens * self.channels * self.blocks * self.steps
+
+    @classmethod
+    def from_records(cls, records: Records, *, layers: Sequence[str], kept: int, held: float) -> MixerLoad:
+        """The load of these mixers in a run without pruning, with 8-bit weights.
+
+        Args:
+            records: from a measurement.
+            layers: dotted paths of the mixers; all of one shape.
+            kept: N'.
+            held: phi.
+
+        Raises:
+            SettingError: no layers, layers of several shapes, or one that is no mixer of tokens.
+        """
+        mixers = [records.layer(layer) for layer in layers]
+        shapes = {mixer.geometry for mixer in mixers}
+        shape = shapes.pop() if len(shapes) == 1 else None
+        if shape is None or shape.fan_in != shape.outputs:
+            raise SettingError(
+                f"MixerLoad: layers={tuple(layers)!r} are no token mixers of one shape. "
+                "Expected N inputs, N outputs each. Name the mixers of one stage."
+            )
+        inputs = sum(mixer["inputs"] for mixer in mixers)
+        rate = sum(mixer["packets"] for mixer in mixers) / inputs if inputs else 0.0
+        blocks, heads = len(mixers), shape.weight_sets
+        return cls(shape.fan_in, kept, shape.blocks, heads, blocks, records.steps, rate, held)
+
+
+@dataclass(frozen=True)
+class Band:
+    """A price that is known as a range, in pJ per byte."""
+
+    low: float  # lower end
+    high: float  # upper end
+    grade: str  # "published", "recalled" (quoted from memory) or "assumed" (chosen by us)
+    source: str  # what it is taken from
+
+    def __post_init__(self) -> None:
+        check_within("Band", "low", self.low)
+        check_within("Band", "high", self.high, self.low)
+
+
+@dataclass(frozen=True)
+class MemoryPrices:
+    """What moving weights costs: reading a byte from off-core memory, and writing one into a core."""
+
+    fetch: Band
+    write: Band
+
+
+def memory_prices() -> MemoryPrices:
+    """The assumptions of the package: DRAM for the fetch, core SRAM for the write. Source: ``memory.toml``.
+
+    Examples:
+        >>> from snntorch_smixer import cost
+        >>> prices = cost.memory_prices()
+    """
+    raw = tomllib.loads(read_data("memory.toml"))
+    return MemoryPrices(Band(**raw["fetch"]), Band(**raw["write"]))
+
 
 Cores = Callable[[Geometry], int | None]
 """Cores that the neurons of one layer fill, None where they do not fit; for example `cores_on` of a chip."""
@@ -41,51 +147,30 @@ def cores_on(profile: Profile) -> Cores:
 
 @dataclass(frozen=True)
 class Implementation:
-    """What one implementation costs per sample, over all blocks and steps.
+    """What one implementation costs per sample, over all blocks and steps."""
 
-    Attributes:
-        name: a key of `IMPLEMENTATIONS`.
-        resident_bytes: weights in the cores.
-        off_core_bytes: weights kept elsewhere, to load from.
-        slots: neurons that stay placed.
-        cores_per_block: cores of one mixer, None where it does not fit or no chip is given.
-        events: synaptic events.
-        dropped: spikes stopped at their source.
-        events_uj: energy of the events, uJ.
-        reload_bytes: weights written for each sample.
-        reload_uj: (low, high) energy of that, uJ.
-        control_bits: mask or table of the kept tokens, sent once: the steps share one token set.
-        control_bits_each_step: the same where it is sent at every step.
-        barriers: times that everything waits: the ranking, and for G the reload behind it.
-    """
-
-    name: str
-    resident_bytes: float
-    off_core_bytes: float
-    slots: int
-    cores_per_block: int | None
-    events: float
-    dropped: float
-    events_uj: float
-    reload_bytes: float
-    reload_uj: tuple[float, float]
-    control_bits: int
-    control_bits_each_step: int
-    barriers: int
+    name: str  # a key of `IMPLEMENTATIONS`
+    resident_bytes: float  # weights in the cores
+    off_core_bytes: float  # weights kept elsewhere, to load from
+    slots: int  # neurons that stay placed
+    cores_per_block: int | None  # cores of one mixer, None where it does not fit or no chip is given
+    events: float  # synaptic events
+    dropped: float  # spikes stopped at their source
+    events_uj: float  # energy of the events, uJ
+    reload_bytes: float  # weights written for each sample
+    reload_uj: tuple[float, float]  # (low, high) energy of that, uJ
+    control_bits: int  # mask or table of the kept tokens, sent once: the steps share one token set
+    control_bits_each_step: int  # the same where it is sent at every step
+    barriers: int  # times that everything waits: the ranking, and for G the reload behind it
 
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Steps at which one implementation begins to pay.
+    """Steps at which one implementation begins to pay."""
 
-    Attributes:
-        name: the implementation.
-        against: the one it is compared with.
-        steps: (low, high) smallest T, as the reload is priced low or high; None: never, it saves nothing per step.
-    """
-
-    name: str
-    against: str
+    name: str  # the implementation
+    against: str  # the one it is compared with
+    # (low, high) smallest T, as the reload is priced low or high; None: never, it saves nothing per step
     steps: tuple[float, float] | None
 
 
@@ -134,17 +219,11 @@ class WPrimePlan:
 
 @dataclass(frozen=True)
 class CoreStep:
-    """The largest N' that needs no more than this many cores per block.
+    """The largest N' that needs no more than this many cores per block."""
 
-    Attributes:
-        kept: N'.
-        pruned: share of tokens that must be dropped for it, ``1 - N'/N``.
-        cores: cores of one mixer.
-    """
-
-    kept: int
-    pruned: float
-    cores: int
+    kept: int  # N'
+    pruned: float  # share of tokens that must be dropped for it, ``1 - N'/N``
+    cores: int  # cores of one mixer
 
 
 def plan_w_prime(
@@ -183,12 +262,8 @@ def plan_w_prime(
     uj = event_pj * 1e-6
     full, source = load.spikes * load.tokens, load.held * load.spikes * load.tokens
     both = load.held * load.spikes * load.kept
-    options = (
-        _option("F", load, events=both if gate_destination else source, uj=uj, memory=memory, cores=cores),
-        _option("S", load, events=both, uj=uj, memory=memory, cores=cores),
-        _option("G", load, events=both, uj=uj, memory=memory, cores=cores),
-    )
-    by_name = {option.name: option for option in options}
+    events = {"F": both if gate_destination else source, "S": both, "G": both}
+    by_name = {name: _option(name, load, events=n, uj=uj, memory=memory, cores=cores) for name, n in events.items()}
     saved = (source - both) * uj
     low, high = by_name["G"].reload_uj
     return WPrimePlan(
@@ -200,7 +275,7 @@ def plan_w_prime(
         reload_over_saving=(low / saved, high / saved) if saved else None,
         rank_buffer_bits=load.tokens * load.channels * load.steps,
         rank_counters=load.tokens,
-        options=options,
+        options=tuple(by_name.values()),
         break_even=tuple(
             _break_even(by_name[name], by_name[against], steps=load.steps, memory=memory)
             for name, against in (("S", "F"), ("G", "F"), ("G", "S"))
@@ -211,12 +286,8 @@ def plan_w_prime(
 def core_steps(load: MixerLoad, *, cores: Cores) -> tuple[CoreStep, ...]:
     """Where pruning tokens frees whole cores: one entry per count of cores, from N' = N down to 1.
 
-    Args:
-        load: the mixers; ``kept`` is not used.
-        cores: places a layer on a chip.
-
-    Returns:
-        Entries by falling count; between two of them pruning frees no core. Sizes that do not fit are left out.
+    Entries go by falling count; between two of them pruning frees no core. Sizes that do not fit are left out, and
+    ``load.kept`` is not used.
     """
     steps: list[CoreStep] = []
     for kept in range(load.tokens, 0, -1):
@@ -237,6 +308,7 @@ def _option(
     full = load.blocks * _geometry(load, load.tokens).weights * load.weight_bits / 8
     resident = load.blocks * _geometry(load, size).weights * load.weight_bits / 8
     reload = resident if name == "G" else 0.0
+    low, high = memory.fetch.low + memory.write.low, memory.fetch.high + memory.write.high
     # F: one bit per token. S and G: for each slot the position that feeds it.
     control = load.blocks * (load.tokens if name == "F" else load.kept * (load.tokens - 1).bit_length())
     return Implementation(
@@ -249,10 +321,7 @@ def _option(
         dropped=(1 - load.held) * load.spikes,
         events_uj=events * uj,
         reload_bytes=reload,
-        reload_uj=(
-            reload * (memory.fetch.low + memory.write.low) * 1e-6,
-            reload * (memory.fetch.high + memory.write.high) * 1e-6,
-        ),
+        reload_uj=(reload * low * 1e-6, reload * high * 1e-6),
         control_bits=control,
         control_bits_each_step=control * load.steps,
         barriers=2 if name == "G" else 1,

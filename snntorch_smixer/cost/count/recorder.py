@@ -5,39 +5,49 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from snntorch_smixer.cost.counting import axes as ax
-from snntorch_smixer.cost.counting import rules
-from snntorch_smixer.cost.counting.chains import begun, joined, passed, tally_of, writes_constant
-from snntorch_smixer.cost.counting.counters import Setting, Tally, entrywise_product
-from snntorch_smixer.cost.counting.elementwise import fires, is_strange, masks, read_truth, resets, verdict
-from snntorch_smixer.cost.counting.entries import Books, Entry
-from snntorch_smixer.cost.counting.frames import Comparison, Firing, Frame, Stack, unseen
-from snntorch_smixer.cost.counting.guess import Guess
-from snntorch_smixer.cost.counting.late import COMPOSED
-from snntorch_smixer.cost.counting.neurons import is_neuron, state_variables
-from snntorch_smixer.cost.counting.notes import Call, Chain, Note, Operand, Role, Values, read, storage_of, write
-from snntorch_smixer.cost.counting.products import PRODUCTS, SPELLED
-from snntorch_smixer.cost.counting.queue import Queue
-from snntorch_smixer.cost.counting.straight import see_straight_through
-from snntorch_smixer.cost.counting.transfer import Clock, transfer
-from snntorch_smixer.cost.counting.values import Scratch, classify, nonzero, spread
+from snntorch_smixer.cost.count import axes as ax
+from snntorch_smixer.cost.count import ops
+from snntorch_smixer.cost.count.books import COMPOSED, Books, Entry, Queue
+from snntorch_smixer.cost.count.neurons import Firing, Frame, Stack, is_neuron, state_variables, unseen
+from snntorch_smixer.cost.count.ops import Call, Clock, Kind, fires, is_strange, masks, read_truth, resets, verdict
+from snntorch_smixer.cost.count.products import PRODUCTS, SPELLED, Setting, Tally, entrywise_product
+from snntorch_smixer.cost.count.transfer import (
+    begun,
+    joined,
+    passed,
+    see_straight_through,
+    tally_of,
+    transfer,
+    writes_constant,
+)
+from snntorch_smixer.cost.count.values import (
+    Chain,
+    Note,
+    Operand,
+    Role,
+    Scratch,
+    Values,
+    classify,
+    nonzero,
+    read,
+    spread,
+    storage_of,
+    write,
+)
 
-_IN_NEURONS = (
-    rules.ADDING | rules.SCALING | rules.COMPARING | rules.ROUNDING | rules.THRESHOLD | rules.EQUALITY | rules.SPECIAL
-    | rules.MOVING | rules.MAKING | rules.LOGICAL | rules.DROPPING | rules.MULTIPLY_ADDS | rules.DIVIDE_ADDS
-    | rules.CONJUNCTION | rules.DISJUNCTION | rules.RANDOM
-)  # fmt: skip
 
-_TO_NUMBERS = rules.ADDING | rules.SCALING | {"_to_copy", "where", "masked_fill"}
+class _Guess(Protocol):
+    """Sees what a model does, see `measure.Guess`."""
 
-_RANKING = rules.SORTING | rules.SPECIAL | rules.EQUALITY | {"argmax", "argmin", "max", "min"}
+    def look(self, call: Call) -> None: ...
+    def look_at_neuron(self, module: nn.Module, axes: ax.Axes) -> None: ...
 
 
 class Recorder(TorchDispatchMode):
@@ -45,15 +55,10 @@ class Recorder(TorchDispatchMode):
 
     It works below autograd, autocast and modules, on torch's basic operations; composed ones (``linear``, ``einsum``
     under ``inference_mode``) are taken apart first, so that every spelling of a product is the same product.
-
-    Args:
-        model: whose layers are told apart.
-        samples: B.
-        clock: T, as far as it is known.
-        guess: axes of the batch that nobody named.
+    ``guess`` watches a model whose axes nobody named.
     """
 
-    def __init__(self, model: nn.Module, samples: int, clock: Clock, guess: Guess | None = None) -> None:
+    def __init__(self, model: nn.Module, samples: int, clock: Clock, guess: _Guess | None = None) -> None:
         super().__init__()
         self.model, self.clock, self.books, self.guess = model, clock, Books(samples), guess
         self.stack = Stack(model, self)
@@ -61,7 +66,7 @@ class Recorder(TorchDispatchMode):
         self.weights = {storage_of(w): name for name, w in _constants(model)}
         self._atomic: dict[Any, str] = {torch.ops.aten._pad_circular.default: "_pad_circular"}  # else only copies
         self._data: set[int | None] = set()
-        self._queue = Queue(self)
+        self.queue = Queue(self)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -75,19 +80,17 @@ class Recorder(TorchDispatchMode):
                 return SPELLED[func](*args, **kwargs)
         name = self._atomic.get(func)
         if name is None:
-            waited = self._queue.layer(func, args) if func in COMPOSED and not kwargs else None
+            waited = self.queue.layer(func, args) if func in COMPOSED and not kwargs else None
             if waited is not None:
                 return waited
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-            name = self._atomic[func] = rules.name_of(func)
+            name = self._atomic[func] = ops.name_of(func)
         top = self.stack.top
         if top is not None and top.known and name not in PRODUCTS and not self._feeds_back(name, args):
-            self.clock.fired = True
-            self.books.calls += 1
-            self.books.free[rules.NEURON] += 1
+            self._in_neuron()
             return func(*args, **kwargs)
         if name == "index_put" and args[3:4] == (True,):
             name = "_index_put_impl"  # adds up, where without accumulate= it moves
@@ -99,12 +102,15 @@ class Recorder(TorchDispatchMode):
 
     def pause(self) -> Callable[[], None]:
         """Stop watching, for the inside of a neuron, which counts as one operation; what is returned goes on."""
-        self.clock.fired = True
-        self.books.calls += 1
-        self.books.free[rules.NEURON] += 1
+        self._in_neuron()
         off = unseen()
         off.__enter__()
         return lambda: off.__exit__(None, None, None)
+
+    def _in_neuron(self) -> None:
+        self.clock.fired = True
+        self.books.calls += 1
+        self.books.free[ops.NEURON] += 1
 
     def note(self, x: Tensor) -> Note:
         """What is known of a tensor."""
@@ -118,18 +124,18 @@ class Recorder(TorchDispatchMode):
             return note
         source = self.weights.get(place) if place is not None else None
         role = Role.CONSTANT if source is None else Role.WEIGHT
-        return Note(role, tuple(map(ax.plain, x.shape)), source=source or "")
+        return Note(role, ax.unknown(x.shape), source=source or "")
 
     def _guess(self, shape: Sequence[int]) -> ax.Axes:
         """Axes of memory that was filled piece by piece: by its lengths."""
         lead = (self.clock.steps or 0, self.books.samples)
         if tuple(shape[:2]) == lead and min(lead) > 0:
             return ax.of_batch(shape, "t b", None)
-        return ax.of_batch(shape, "b", None) if tuple(shape[:1]) == lead[1:] else tuple(map(ax.plain, shape))
+        return ax.of_batch(shape, "b", None) if tuple(shape[:1]) == lead[1:] else ax.unknown(shape)
 
     def _count(self, func: Any, call: Call) -> None:
         name, out = call.name, call.out
-        self._queue.settled(call.notes)
+        self.queue.settled(call.notes)
         self.books.calls += 1
         if self.guess is not None:
             self.guess.look(call)
@@ -147,7 +153,7 @@ class Recorder(TorchDispatchMode):
             self.stack.impure()
             self.books.leave_out(self.layer, str(func), sum(x.numel() for x in out))
         elif product is not None:
-            self.books.free[rules.CONSTANT] += 1
+            self.books.free[ops.CONSTANT] += 1
         else:
             self._book_other(call, func, notes)
         self._write(func, call, notes)
@@ -155,7 +161,7 @@ class Recorder(TorchDispatchMode):
     def _write(self, func: Any, call: Call, notes: Sequence[Note]) -> None:
         """Put notes on what came out, and on truth values that have become numbers."""
         out = call.out
-        if call.name in _TO_NUMBERS and out and out[0].is_floating_point():
+        if "numbers" in call.op.traits and out and out[0].is_floating_point():
             for i, (x, note) in enumerate(zip(call.tensors, call.notes, strict=True)):
                 note.number = note.number or (x.dtype == torch.bool and not masks(call, i))
         for note in call.notes:
@@ -165,7 +171,7 @@ class Recorder(TorchDispatchMode):
             notes[0].truth = call.notes[0]
         written = func._schema.is_mutable
         if written:
-            self._queue.copies.forget()
+            self.queue.copies.forget()
         for x, note in zip(out, notes, strict=True):
             if written and note.role == Role.DATA:
                 self._data.add(storage_of(x))
@@ -181,7 +187,7 @@ class Recorder(TorchDispatchMode):
 
     def _follow(self, call: Call, notes: Sequence[Note], tally: Tally | None) -> None:
         """Take chains of linear layers through an operation, or end them."""
-        if not any(note.chain or note.part for note in call.notes) or call.name in rules.MAKING:
+        if not any(note.chain or note.part for note in call.notes) or call.op.kind is Kind.MAKING:
             return
         inside = call.name in ("slice", "select")
         chain, constant = passed(call), writes_constant(call)
@@ -192,14 +198,12 @@ class Recorder(TorchDispatchMode):
             elif part is not None and not constant:
                 part.link.broken |= call.name in ("copy", "fill", "zero") or call.name.startswith("index_put")
                 self._escapes(part)
-            elif note.chain is not None and chain is None and not constant and not self._extends(note, tally):
-                self._escapes(note.chain)
+            elif note.chain is not None and chain is None and not constant:
+                extends = tally is not None and tally.source is not None and tally.source.note is note
+                if not extends:
+                    self._escapes(note.chain)
         if chain is not None:
             notes[0].chain = chain
-
-    @staticmethod
-    def _extends(note: Note, tally: Tally | None) -> bool:
-        return tally is not None and tally.source is not None and tally.source.note is note
 
     def _escapes(self, chain: Chain) -> None:
         """The result of a linear layer is needed as it is."""
@@ -216,7 +220,7 @@ class Recorder(TorchDispatchMode):
 
     def _book_product(self, tally: Tally, note: Note, out: Tensor) -> None:
         self.stack.impure()
-        self._queue.count()
+        self.queue.count()
         layer, op = self._place(tally)
         entry = self.books.entry(layer, op)
         self.add(entry, tally)
@@ -239,7 +243,7 @@ class Recorder(TorchDispatchMode):
         if tally.activation.raw and not ax.has(tally.activation.axes, "t") and tally.activation.step is None:
             entry.once = tally.counts.get("mac", 0)
         entry.last_input = tally.activation.values
-        entry.add_events(tally.events, tally.activation, self.books.samples)
+        entry.add_events(tally.events.long().tolist(), tally.activation, self.books.samples)
         if tally.silent:
             self.add_silence(entry, tally, tally.counts["synapses"], tally.activation)
         entry.geometry = tally.geometry
@@ -358,13 +362,13 @@ class Recorder(TorchDispatchMode):
 
     def _book_other(self, call: Call, func: Any, notes: Sequence[Note]) -> None:
         top = self.stack.top
-        if call.name not in _IN_NEURONS:
+        if not call.op.inside:
             self.stack.impure()
         if fires(call) and self._compare(call, notes[0]):
             return
         if call.name == "mul" and len(call.data) == 2:
             self._see_mask(call)
-        if call.name in _RANKING and call.notes[0].rounded is not None:
+        if "ranks" in call.op.traits and call.notes[0].rounded is not None:
             call.notes[0].rounded.number = False  # ranks and weights made of whole numbers, no spikes
         found = verdict(call, self.scratch)
         floats = isinstance(found, Mapping) and all(x.is_floating_point() for x in call.tensors)
@@ -389,16 +393,16 @@ class Recorder(TorchDispatchMode):
         drive = max(call.notes, key=lambda seen: seen.role)
         note.number = call.out[0].is_floating_point()
         note.fired, note.compared = True, drive.base or drive.values
-        comparison = Comparison(call.out[0], drive, call.tensors[0].element_size())
-        if call.name in rules.ROUNDING:
+        firing = Firing(self.layer, None, call.out[0], drive, call.tensors[0].element_size())
+        if call.op.kind is Kind.ROUNDING:
             write(call.out[0], note)
             note.number, note.rounded = self.is_spikes(call.out[0]), note
         if top is not None:
-            top.fired.append(comparison)
-            self.books.free[rules.NEURON] += 1
+            top.fired.append(firing)
+            self.books.free[ops.NEURON] += 1
             return True
         write(call.out[0], note)
-        self.stack.leave_open("", comparison)
+        self.stack.leave_open(firing)
         return False
 
     def elementwise(self, frame: Frame) -> None:
@@ -411,7 +415,7 @@ class Recorder(TorchDispatchMode):
         """Take back comparisons of a layer that have turned out to be a neuron."""
         entry = self.books.entries[layer, "elementwise"]
         entry.counts["compares"] -= elements
-        self.books.free[rules.NEURON] += 1
+        self.books.free[ops.NEURON] += 1
         if not any(entry.counts.values()):
             del self.books.entries[layer, "elementwise"]
 
@@ -437,7 +441,7 @@ class Recorder(TorchDispatchMode):
         if note.senders:
             latest = max(note.senders)  # its neurons are where the last sum is made
             note.senders = frozenset((latest,))
-        if not self._queue.neuron(firing, note):
+        if not self.queue.neuron(firing, note):
             self.booked(firing, note)
 
     def booked(self, firing: Firing, note: Note) -> None:
@@ -450,7 +454,7 @@ class Recorder(TorchDispatchMode):
         self.add_neuron(entry, firing, kind, reached)
         entry.counts["spikes"] += int(events.sum())
         entry.sources |= note.senders
-        entry.add_events(events, note, self.books.samples)
+        entry.add_events(events.long().tolist(), note, self.books.samples)
         timed = ax.count(note.axes, "t") * ax.count(note.axes, "b")
         variables = 1 if firing.module is None else state_variables(firing.module)
         entry.state_bytes = max(entry.state_bytes, updates // timed * variables * firing.width)
@@ -461,11 +465,7 @@ class Recorder(TorchDispatchMode):
         entry.kinds += [kind] if kind not in entry.kinds else []
         entry.counts.update(updates=updates, triggered=reached, outputs=updates)
         entry.activation_bytes += updates * firing.spikes.element_size()
-        self.books.free[rules.NEURON] += firing.calls
-
-    def counted(self) -> None:
-        """Count what waits."""
-        self._queue.count()
+        self.books.free[ops.NEURON] += firing.calls
 
 
 def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

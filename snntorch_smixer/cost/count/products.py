@@ -1,60 +1,40 @@
-"""Counts of linear maps and of products of activations: one pure function per operation of torch.
-
-Each takes what went in and came out of one call and returns a `Tally`. An entry of `PRODUCTS` is all that a new
-operation needs.
-"""
+"""The operations of torch that multiply: how each one's arguments are the factors of a product, and what it counts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snntorch_smixer.cost.counting.axes import Axes, count, plain
-from snntorch_smixer.cost.counting.connections import Blocks, Window
-from snntorch_smixer.cost.counting.notes import Note, Operand, Padding, Role
-from snntorch_smixer.cost.counting.values import Scratch, classify, nonzero, spread, units
+from snntorch_smixer.cost.count.axes import Axes, Blocks, Window, count, plain
+from snntorch_smixer.cost.count.ops import Call
+from snntorch_smixer.cost.count.values import Note, Operand, Padding, Role, Scratch, classify, nonzero, spread, units
 from snntorch_smixer.cost.records import Geometry
 
 
 @dataclass
 class Tally:
-    """What one product did.
+    """What one product did."""
 
-    Attributes:
-        op: name for the record.
-        kinds: kinds of its activations.
-        counts: by the names of `COUNTS`.
-        events: events by step and sample, int64 ``(T, B)``.
-        activation: the note whose axes say what the rows and columns of ``events`` are.
-        weight: the operand that is a weight; None for a product of activations.
-        geometry: connections, where there is a weight.
-        reached: outputs that at least one event reached.
-        unit: the value that whole numbers in the result are multiples of.
-        levels: graded events by the absolute whole value that they carry.
-        silent: nothing but zeros came in: of which kind, the other inputs of the layer tell.
-        bytes: activations that entered and left, as stored.
-        source: the activation that met a weight.
-        maps: which of its entries reach which outputs, along the axes that the weight works on; empty where unknown.
-    """
-
-    op: str
-    kinds: list[str]
-    counts: dict[str, int]
-    events: Tensor
-    activation: Note
-    weight: Operand | None = None
-    geometry: Geometry | None = None
-    reached: int | None = None
-    unit: float = 1.0
-    levels: Mapping[int, int] = field(default_factory=dict)
-    silent: bool = False
-    bytes: int = 0
-    source: Operand | None = None
+    op: str  # name for the record
+    kinds: list[str]  # kinds of its activations
+    counts: dict[str, int]  # by the names of `COUNTS`
+    events: Tensor  # events by step and sample, int64 ``(T, B)``
+    activation: Note  # the note whose axes say what the rows and columns of ``events`` are
+    weight: Operand | None = None  # the operand that is a weight; None for a product of activations
+    geometry: Geometry | None = None  # connections, where there is a weight
+    reached: int | None = None  # outputs that at least one event reached
+    unit: float = 1.0  # the value that whole numbers in the result are multiples of
+    levels: Mapping[int, int] = field(default_factory=dict)  # graded events by the absolute whole value that they carry
+    silent: bool = False  # nothing but zeros came in: of which kind, the other inputs of the layer tell
+    bytes: int = 0  # activations that entered and left, as stored
+    source: Operand | None = None  # the activation that met a weight
+    # which of its entries reach which outputs, along the axes that the weight works on; empty where unknown
     maps: Mapping[int, Blocks | Window] = field(default_factory=dict)
 
 
@@ -68,16 +48,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Reach:
-    """The synapses of one output feature that an input reaches, as a product over axes.
+    """The synapses of one output feature that an input reaches, as a product over axes."""
 
-    Attributes:
-        fan_out: output features that each of them has.
-        axes: per axis of the summed-up input, synapses per position.
-        real: the same without positions that are zeros by padding; empty where there are none.
-    """
-
-    fan_out: int
-    axes: Mapping[int, Tensor] = field(default_factory=dict)
+    fan_out: int  # output features that each of them has
+    axes: Mapping[int, Tensor] = field(default_factory=dict)  # per axis of the summed-up input, synapses per position
+    # the same without positions that are zeros by padding; empty where there are none
     real: Mapping[int, Tensor] = field(default_factory=dict)
 
 
@@ -112,12 +87,7 @@ def one_sided(x: Operand, fold: Fold, axes: Axes, reach: Reach, setting: Setting
 
 
 def _levels(whole: Tensor, reach: Reach) -> dict[int, int]:
-    """Events of graded spikes by their value, each as often as the synapses that it reaches.
-
-    Args:
-        whole: absolute whole values.
-        reach: the synapses of an output feature.
-    """
+    """Events of graded spikes by their absolute whole value, each as often as the synapses that it reaches."""
     values = whole.flatten().long()
     if not reach.axes:
         found = torch.bincount(values)
@@ -208,12 +178,7 @@ def _two_sided(left: Operand, right: Operand, setting: Setting) -> Tally:
 def entrywise_product(left: Operand, right: Operand, axes: Axes, wrote: int, setting: Setting) -> Tally:
     """A product entry by entry, of which ``wrote`` sums are taken: a synapse, or a pair of activations, each entry.
 
-    Args:
-        left: one factor.
-        right: the other, which broadcasts with it.
-        axes: of their product.
-        wrote: entries that are left of it.
-        setting: see `Setting`.
+    The factors broadcast; ``axes`` are those of their product.
     """
     shape = torch.broadcast_shapes(left.x.shape, right.x.shape)
     size = math.prod(shape)
@@ -269,21 +234,16 @@ class Convolution:
     def window(self, size: int, out: int, axis: int, kernel: int) -> Window:
         """The kernel along one axis."""
         stride, padding, dilation = (
-            (v[axis] if len(v) > 1 else v[0]) for v in (self.stride, self.padding, self.dilation)
+            v[axis] if len(v) > 1 else v[0] for v in (self.stride, self.padding, self.dilation)
         )
         return Window(size, out, kernel, stride, padding, dilation, self.transposed)
 
     def ones(self, folded: Tensor, kernel: Sequence[int]) -> Tensor:
         """Events per output position: a kernel of ones on the folded nonzeros, ``(samples * groups, 1, ...)``."""
-        spatial = len(kernel)
         mask = folded.ne(0).to(torch.float32).flatten(0, 1).unsqueeze(1)
         ones = torch.ones(1, 1, *kernel, device=mask.device)
-        if not self.transposed:
-            forth = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
-            return forth(mask, ones, None, list(self.stride), list(self.padding), list(self.dilation))
-        back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spatial - 1]
-        pads = list(self.output_padding)
-        return back(mask, ones, None, list(self.stride), list(self.padding), pads, 1, list(self.dilation))
+        steps = list(self.stride), list(self.padding), list(self.dilation)
+        return torch.convolution(mask, ones, None, *steps, self.transposed, list(self.output_padding), 1)
 
 
 def without_zeros(reach: Mapping[int, Tensor], padding: Padding | None) -> Mapping[int, Tensor]:
@@ -333,3 +293,63 @@ def convolution(x: Operand, w: Operand, out: Tensor, how: Convolution, setting: 
         channels=(x.x.shape[1], out.shape[1]),
     )
     return tally
+
+
+def _operand(call: Call, x: Tensor) -> Operand:
+    return Operand(x, next(note for seen, note in zip(call.tensors, call.notes, strict=True) if seen is x))
+
+
+def _finish(call: Call, tally: Tally, *factors: Operand) -> Tally:
+    if tally.weight is not None and tally.kinds != ["analog"]:
+        counts = tally.counts
+        counts["rate_sop"] = round(counts["dense"] * counts["units"] / max(counts["inputs"], 1))
+    activations = [f.x for f in factors if tally.weight is None or f.x is not tally.weight.x]
+    tally.bytes = sum(x.numel() * x.element_size() for x in (*activations, *call.out[:1]))
+    return tally
+
+
+def _matrices(call: Call, setting: Setting) -> Tally | None:
+    """Products of matrices and vectors, perhaps added to what stands first; None where neither is an activation."""
+    *added, left, right = (_operand(call, x) for x in call.args[:3] if isinstance(x, Tensor))
+    if left.x.dim() == 1:
+        left = Operand(left.x[None], replace(left.note, axes=((), *left.note.axes)))
+    if right.x.dim() == 1:
+        right = Operand(right.x[:, None], replace(right.note, axes=(*right.note.axes, ())))
+    if not is_activation(left, right) and not is_activation(right, left):
+        return None
+    tally = _finish(call, matrix_product(left, right, setting), left, right)
+    if added and added[0].note.role == Role.DATA and call.name in ("addmm", "baddbmm"):
+        tally.counts["adds"] = call.out[0].numel()
+    return tally
+
+
+def _convolution(call: Call, setting: Setting) -> Tally | None:
+    x, w = _operand(call, call.args[0]), _operand(call, call.args[1])
+    if not is_activation(x, w) or is_activation(w, x):
+        return None  # a kernel that depends on the input: listed as uncounted
+    how = Convolution(*call.args[3:9])
+    return _finish(call, convolution(x, w, call.out[0], how, setting), x, w)
+
+
+def _addbmm(bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    wide = left.transpose(0, 1).reshape(left.shape[1], -1)
+    return torch.addmm(bias, wide, right.reshape(-1, right.shape[2]), beta=beta, alpha=alpha)
+
+
+def _bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    inner = F.linear(y, weight.reshape(-1, weight.shape[2])).unflatten(-1, weight.shape[:2])
+    out = (inner @ x.unsqueeze(-1)).squeeze(-1)
+    return out if bias is None else out + bias
+
+
+SPELLED: Mapping[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.addbmm.default: _addbmm,
+    torch.ops.aten.bilinear.default: _bilinear,
+}
+"""Products that torch runs as one operation of its own, spelled with those of `PRODUCTS`."""
+
+PRODUCTS: Mapping[str, Callable[[Call, Setting], Tally | None]] = {
+    **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot"), _matrices),
+    **dict.fromkeys(("convolution", "_convolution"), _convolution),
+}
+"""What multiplies. A new entry returns None where no activation takes part."""

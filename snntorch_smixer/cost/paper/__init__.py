@@ -1,1 +1,0 @@
-"""The energy numbers of the paper and of published logs, rebuilt."""
