@@ -13,9 +13,9 @@ from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snntorch_smixer.cost import measure
-from snntorch_smixer.cost.counting import rules
-from snntorch_smixer.cost.counting.neurons import is_neuron
-from snntorch_smixer.cost.counting.notes import Role, read
+from snntorch_smixer.cost.count import ops
+from snntorch_smixer.cost.count.neurons import is_neuron
+from snntorch_smixer.cost.count.values import Role, read
 from snntorch_smixer.cost.records import Record, Records
 
 REASONS = {
@@ -34,13 +34,19 @@ _FOLDS = {
     "batch_norm": "scale and shift fold into weights and bias of the linear layer before it",
     "linear": "linear layers in a row without a neuron in between are one linear layer",
 }
+
+
+def _of(kind: ops.Kind) -> frozenset[str]:
+    return frozenset(name for name, op in ops.OPS.items() if op.kind is kind)
+
+
 _SHAPES: dict[str, frozenset[str]] = {
-    "max_pool": rules.POOLING | {"max", "amax"},
+    "max_pool": _of(ops.Kind.POOLING) | {"max", "amax"},
     "softmax": frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax"}),
     "norm": frozenset(
         {"layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm", "instance_norm"}
     ),
-    "sort": rules.SORTING,
+    "sort": _of(ops.Kind.SORTING),
 }
 _PRICED = {"softmax", "norm"}  # their inner operations are the "special" counts of the same module
 
@@ -139,7 +145,7 @@ class _Watch(TorchDispatchMode):
         self.names = {module: name for name, module in self.model.named_modules()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = rules.name_of(func)
+        name = ops.name_of(func)
         kind = next((kind for kind, names in _SHAPES.items() if name in names), None)
         if kind is not None and not any(map(is_neuron, self.running)) and _is_data(args):
             self.found[kind, self._place()] = None
