@@ -12,11 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 import snntorch
 import torch
 
-from snntorch_smixer.cli import bench, cost, detect, evaluate, info, listing, train, viz, zoo
+from snntorch_smixer.cli import bench, cost, detect, evaluate, events, info, listing, recovery, train, viz, zoo
 from snntorch_smixer.cli.arguments import Parser
 from snntorch_smixer.errors import SMixerError
 
-COMMANDS = (listing, info, evaluate, train, detect, cost, bench, viz, zoo)
+COMMANDS = (listing, info, evaluate, train, recovery, detect, cost, events, bench, viz, zoo)
 
 _TEXT = """Spiking transformers for snnTorch: the models of the zoo, what they cost, and how good they are.
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from torch.utils.data import DataLoader, TensorDataset
 
-from snntorch_smixer.cli.dataset import open_data
+from snntorch_smixer.cli.arguments import Commands, add_command, add_json
+from snntorch_smixer.cli.dataset import check_positive, open_data
+from snntorch_smixer.cli.printing import print_json
 from snntorch_smixer.errors import FamilyError, SettingError
 from snntorch_smixer.models.network import Network
 from snntorch_smixer.patching.wrap import wrap
@@ -16,6 +20,70 @@ from snntorch_smixer.recovery.search import Search
 from snntorch_smixer.recovery.search import search as search_net
 from snntorch_smixer.recovery.settings import RecoverySettings
 from snntorch_smixer.train.data import ImageData
+from snntorch_smixer.zoo.hub import from_pretrained
+
+_RECOVER = """
+  smixer recover smixer-2-64-fmnist --data DATA --ps 0.3 --t 1 --out runs/recovered
+  smixer recover smixer-2-64-fmnist --data DATA --ps 0.3 --stages statistics,head --limit 2000 --out runs/quick --json
+"""
+_SEARCH = """
+  smixer search smixer-2-64-fmnist --data DATA --budget 'energy<=60%' --chip loihi1
+  smixer search smixer-2-64-fmnist --data DATA --budget 'macs<=50%' --min-accuracy 0.88 --json
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add both commands."""
+    parser = add_command(commands, "recover", text="give a pruned model back what pruning cost it", examples=_RECOVER)
+    _add_subject(parser)
+    parser.add_argument("--ps", type=float, default=0.3, help="share of tokens to drop, in [0, 1); default: 0.3")
+    parser.add_argument("--t", type=int, help="time steps to keep; default: all")
+    parser.add_argument(
+        "--stages",
+        default="statistics,head,distillation",
+        help=f"of {', '.join(STAGES)}, with commas between them; default: statistics,head,distillation",
+    )
+    parser.add_argument("--limit", type=int, help="only the first N training images; their labels are not read")
+    parser.add_argument("--seed", type=int, default=0, help="of the order and of what is drawn; default: 0")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the recovered model")
+    add_json(parser)
+    parser.set_defaults(run=run_recover)
+    parser = add_command(commands, "search", text="find ps, t and merge under a budget", examples=_SEARCH)
+    _add_subject(parser)
+    parser.add_argument("--budget", required=True, help="as 'energy<=60%%' or 'macs<=50%%', of the unpruned model")
+    parser.add_argument("--chip", help="a profile whose prices count, see smixer cost chips")
+    parser.add_argument("--min-accuracy", type=float, help="least accuracy on 1,000 training images")
+    add_json(parser)
+    parser.set_defaults(run=run_search)
+
+
+def _add_subject(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a model that was trained without pruning: of the zoo, a folder, org/name")
+    parser.add_argument("--data", required=True, type=Path, help="folder with the files of its data set")
+
+
+def run_recover(args: argparse.Namespace) -> int:
+    """Load, prune, recover, save, print."""
+    check_positive("--limit", args.limit)
+    net = prune(from_pretrained(args.model), ps=args.ps, t=args.t)
+    settings = RecoverySettings(seed=args.seed)
+    found = recover(net, args.data, out=args.out, stages=args.stages, limit=args.limit, settings=settings)
+    if args.json:
+        print_json({"model": args.model, **asdict(found), "out": str(args.out)})
+    else:
+        print(f"{found}\nwrote {args.out}")
+    return 0
+
+
+def run_search(args: argparse.Namespace) -> int:
+    """Load, search, print."""
+    net = from_pretrained(args.model)
+    found = search(net, args.data, budget=args.budget, chip=args.chip, least=args.min_accuracy)
+    if args.json:
+        print_json({"model": args.model, **asdict(found)})
+    else:
+        print(found)
+    return 0
 
 
 def recover(
@@ -91,6 +159,3 @@ def prune(net: Network, *, ps: float, t: int | None) -> Network:
             "that was trained without, such as smixer-2-64-fmnist."
         )
     return wrap(net, ps=ps, t=t)
-
-
-STAGE_HELP = f"of {', '.join(STAGES)}, with commas between them"
