@@ -160,11 +160,7 @@ def _plan(
         refuse_streams(model, example.args, seen, surveys, sites.steps)
     loop = _loop(model, sites, surveys, example)
     chosen = sites.blocks if only is None else _chosen(model, sites, only)
-    if chosen[0] != sites.blocks[0] and (loop is not None or subject.stem is not None):
-        raise SettingError(
-            f"wrap: only={only!r} begins at {chosen[0]}, but tokens of this {type(model).__name__} can leave in front "
-            f"of {sites.blocks[0]} alone. Name that block too."
-        )
+    _refuse_late_start(model, sites, chosen, movable=loop is None and subject.stem is None)
     refuse_left({path: surveys[path] for path in chosen}, swap)
     tokens, steps = _sizes(sites, surveys, seen)
     swaps = _swap_edits(model, replace(sites, blocks=chosen), surveys, swap, tokens)
@@ -172,39 +168,57 @@ def _plan(
     refuse_shared_attention(model, swaps)
     swapped = {edit.path: edit.swap for edit in swaps}
     caps = tuple(_cap_edits(model, sites, swapped)) if sites.virtual_steps else ()
-    levels = max((cap.levels for cap in caps), default=None)
     planned = _prune_edits(model, replace(sites, blocks=chosen), subject.stem, surveys)
     prunes = (_renamed(edit, swapped, loop=loop) for edit in planned)
     units = _unit_edits(sites, surveys, swapped) if sites.keeps_grid else ()
     edits: list[Edit] = [*swaps, *_whole_grid_edits(surveys, swap), *_first_marked(prunes), *caps, *units]
-    pruned = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
-    last, depth = tokens[sites.blocks[-1]], len(pruned)
-    fixed = tied_tokens(sites, surveys, tokens, swapped)
-    always: tuple[int, ...] = ()
-    if not fixed:
-        fixed, always = _special(model, replace(subject, sites=sites), surveys, example)
-    check_rates(settings.ps, depth=depth, may_fall=sites.keeps_grid)
+    fixed, always = _special(model, replace(subject, sites=sites), surveys, example)
     plan = Plan(
         model=type(model).__name__,
         family=subject.name,
         settings=settings,
-        steps=(levels or steps, steps_after(settings, levels or steps)),
-        tokens=(last, tokens_after(settings, last, depth, len(always))),
+        steps=(steps, None),
+        tokens=(tokens[sites.blocks[-1]], None),
         parameters=_parameters(model, swaps),
-        depth=depth,
-        levels=levels,
+        depth=0,
+        levels=max((cap.levels for cap in caps), default=None),
         keeps_grid=sites.keeps_grid,
+        has_spikes=True,
         refusal=no_pruning(surveys),
         every_step="" if loop is None else loop.cannot_drop(),
-        fixed=fixed,
+        fixed=tied_tokens(sites, surveys, tokens, swapped) or fixed,
         always=always,
         left=tuple(_left(sites, surveys, swapped, swap)),
+        edits=(),
+    )
+    patch = Patch(_with_edits(plan, edits, seen), tuple(edits), tuple(_stored(subject, swapped)), loop)
+    shapes = () if seen is None else shapes_of(seen.out)
+    return replace(patch, out_shapes=shapes, only=None if only is None else chosen)
+
+
+def _with_edits(plan: Plan, edits: Sequence[Edit], seen: Observation | None) -> Plan:
+    """``plan`` with its edits in words and what they leave of steps and tokens, checked."""
+    settings, steps, tokens = plan.settings, plan.levels or plan.steps[0], plan.tokens[0]
+    pruned = [edit for edit in edits if isinstance(edit, PruneEdit) and edit.block >= 0]
+    check_rates(settings.ps, depth=len(pruned), may_fall=plan.keeps_grid)
+    plan = replace(
+        plan,
+        steps=(steps, steps_after(settings, steps)),
+        tokens=(tokens, tokens_after(settings, tokens, len(pruned), len(plan.always))),
+        depth=len(pruned),
         has_spikes=all(edit.neuron is not None or _holds_spikes(edit, seen) for edit in pruned),
         edits=tuple(edit.describe() for edit in edits),
     )
     check_fits(plan, settings)
-    shapes = () if seen is None else shapes_of(seen.out)
-    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), loop, shapes, None if only is None else chosen)
+    return plan
+
+
+def _refuse_late_start(model: nn.Module, sites: Sites, chosen: tuple[str, ...], *, movable: bool) -> None:
+    if chosen[0] != sites.blocks[0] and not movable:
+        raise SettingError(
+            f"wrap: only= begins at {chosen[0]}, but tokens of this {type(model).__name__} can leave in front of "
+            f"{sites.blocks[0]} alone. Name that block too."
+        )
 
 
 def _without(sites: Sites, chosen: tuple[str, ...]) -> Sites:

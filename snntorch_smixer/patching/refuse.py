@@ -136,7 +136,7 @@ def tied_tokens(
     bound += [
         (f"{path}.{inner}", "the attention is kept, and depends on the places of its tokens, as by a learned bias")
         for path, found in surveys.items()
-        for inner in found.swaps
-        if found.ordered and f"{path}.{inner}".rstrip(".") not in swapped
+        for inner, attention in found.swaps.items()
+        if found.ordered and attention.kind != "mixer" and f"{path}.{inner}".rstrip(".") not in swapped
     ]
     return f"at {bound[0][0].rstrip('.')} {bound[0][1]}" if bound else ""

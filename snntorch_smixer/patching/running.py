@@ -52,8 +52,10 @@ def watched(kind: Any) -> Any:
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             dstsp = self.dstsp
-            if dstsp.loop is not None or not torch.compiler.is_compiling():
+            if not torch.compiler.is_compiling():
                 return _run(self, dstsp, functools.partial(kind.__call__, self), (args, kwargs))
+            if dstsp.loop is not None:
+                return _run_uncompiled(self, dstsp, functools.partial(kind.__call__, self), (args, kwargs))
             dstsp.current.begin_compiled()
             dstsp.stored.restore()
             out = kind.__call__(self, *args, **kwargs)
@@ -102,9 +104,15 @@ def _run(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[..., Any], inp
             raise
 
 
-# A loop over the steps looks ahead and goes back, which no compiled code does: such a model runs as it is. This is what
-# torch.compiler.disable sets; the decorator itself would import all of torch's compiler.
-_run._torchdynamo_disable = True  # type: ignore[attr-defined]
+def _run_uncompiled(*args: Any) -> Any:
+    """`_run`, and all that it calls, without a compiler: a loop over the steps looks ahead and goes back."""
+    from torch.compiler import disable  # imports all of torch's compiler, which runs already
+
+    return disable(_run)(*args)
+
+
+# Not inlined either.
+_run_uncompiled._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def _sequenced(model: nn.Module, dstsp: WrappedDSTSP, forward: Callable[..., Any], inputs: tuple[Any, Any]) -> Any:

@@ -234,13 +234,6 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
         for unit in _units(block, x, sizes, seen, bare)
     ]
     units = _grid_units(parts, swaps, layout, residual)
-    masked = [unit.path for unit in units if not unit.pointwise]
-    silenced = {
-        call.path: form
-        for call in neurons(block, seen)
-        if any(not path or call.path.startswith(f"{path}.") for path in masked)
-        and (form := layout_of(call.x, sizes)[0])
-    }
     neuron = _first_neuron(block, x, bare)
     return Survey(
         layout=layout,
@@ -253,12 +246,22 @@ def _describe(block: nn.Module, layout: str, channels: int, x: Tensor, sizes: Si
         others=found.others,
         bound=found.bound,
         causal=found.causal,
-        ordered=ordered and bool(swaps),
+        ordered=ordered and any(swap.kind != "mixer" for swap in swaps.values()),
         units=units,
-        silenced=silenced,
+        silenced=_silenced(block, units, sizes, seen),
         spatial=bool(seen.spatial or local),
         remembers=_remembers(block, x) or carries_state(block, seen.out),
     )
+
+
+def _silenced(block: nn.Module, units: tuple[Unit, ...], sizes: Sizes, seen: Observation) -> dict[str, str]:
+    masked = [unit.path for unit in units if not unit.pointwise]
+    return {
+        call.path: form
+        for call in neurons(block, seen)
+        if any(not path or call.path.startswith(f"{path}.") for path in masked)
+        and (form := layout_of(call.x, sizes)[0])
+    }
 
 
 @torch.no_grad()
@@ -332,7 +335,7 @@ def _attentions(
             found.left.pop(path)
             swap = _prepared(path, module, form, width, found, (sizes.y, sizes.x))
         if swap is not None:
-            yield path, replace(swap, grid=seen.own)
+            yield path, replace(swap, grid=seen.own, again=_prepared_again)
         elif path not in quadratic and path in seen.gates:
             found.others.setdefault(path, "no neuron fires on its sum of products of entries (Hadamard)")
         elif path in quadratic and not {path} & {*found.left, *found.others}:
@@ -354,6 +357,13 @@ def _prepared(
     if other:
         found.others[path] = other
     return swap
+
+
+def _prepared_again(
+    module: nn.Module, layout: str, channels: int, *, steps: int, grid: tuple[int, int] | None
+) -> Swap | None:
+    """The swap of an attention that loops over its steps, for another number of them."""
+    return prepare(module, *fabricate(module, layout, channels, steps=steps, grid=grid), layout)[0]
 
 
 @dataclass(eq=False)

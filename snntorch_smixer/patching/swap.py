@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -53,6 +54,7 @@ class Swap:
         softmax: True where the products had one between them.
         given: further arguments with which it was traced.
         grid: rows and columns of its tokens where it takes no others.
+        again: prepares it for another number of steps, where it loops over them.
     """
 
     kind: str
@@ -82,6 +84,7 @@ class Swap:
     softmax: bool = False
     given: Given = ((), {})
     grid: tuple[int, int] | None = None
+    again: Callable[..., Swap | None] | None = None
 
     def new_name(self, path: str) -> str | None:
         """Name of a child after the swap, None where it is gone."""
@@ -184,7 +187,9 @@ def build(swap: Swap, module: nn.Module, current: Current, tokens: int | None) -
     evaluation = Program(swap.graph)
     programs = (evaluation, evaluation if swap.train_graph is None else Program(swap.train_graph))
     if swap.loops:
-        programs = Unrolled(swap.layout, swap.given, swap.grid).pair()
+        programs = Unrolled(
+            swap.layout, swap.given, partial(cast(Callable[..., Any], swap.again), grid=swap.grid)
+        ).pair()
     if swap.kind == "as_is":
         return SwappedAttention(programs, parts, Removed(module), resets=swap.resets, frozen=swap.frozen)
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from snntorch_smixer.layouts import Layout
+from snntorch_smixer.patching.observe import copied
 from snntorch_smixer.patching.program import Program
 from snntorch_smixer.patching.trace import Given, remember
 
@@ -19,11 +20,11 @@ class Unrolled:
     Args:
         layout: of its input.
         given: further arguments, see `trace.given_to`.
-        grid: rows and columns of its tokens, where it takes no others.
+        again: makes its swap, of a copy, a layout, the channels and the steps.
     """
 
-    def __init__(self, layout: str, given: Given, grid: tuple[int, int] | None) -> None:
-        self.layout, self.given, self.grid = Layout(layout), given, grid
+    def __init__(self, layout: str, given: Given, again: Callable[..., Any]) -> None:
+        self.layout, self.given, self.again = Layout(layout), given, again
         self.programs: dict[tuple[int, bool], Program] = {}
 
     def pair(self) -> tuple[Any, Any]:
@@ -42,18 +43,10 @@ class Unrolled:
         return self.programs[steps, training](owner, *args, **kwargs)
 
     def _make(self, owner: Any, x: torch.Tensor, steps: int) -> None:
-        # Imported here: what prepares a swap builds on what runs it.
-        from snntorch_smixer.patching.fabricate import fabricate
-        from snntorch_smixer.patching.observe import copied
-        from snntorch_smixer.patching.prepare import prepare
-
         with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
             twin = copied(owner.removed.module)
             remember(twin, self.given)
-            channels = self.layout.size(x, "c")
-            swap, _ = prepare(
-                twin, *fabricate(twin, self.layout.text, channels, steps=steps, grid=self.grid), self.layout.text
-            )
+            swap = self.again(twin, self.layout.text, self.layout.size(x, "c"), steps=steps)
         if swap is None:
             raise AssertionError("an attention of some steps is one of any")
         for name, child in swap.functions.items():

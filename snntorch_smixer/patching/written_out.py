@@ -11,34 +11,41 @@ from torch.nn import functional as F
 
 from snntorch_smixer.errors import FamilyError
 
+_MULTIHEAD: dict[str, Any] = {
+    **dict.fromkeys(("query", "key", "value", "key_padding_mask")),
+    **{"need_weights": True, "attn_mask": None, "average_attn_weights": True, "is_causal": False},
+}
+_DOT_PRODUCT: dict[str, Any] = {
+    **dict.fromkeys(("query", "key", "value", "attn_mask")),
+    **{"dropout_p": 0.0, "is_causal": False, "scale": None, "enable_gqa": False},
+}
+"""The parameters of torch's own in their order; ``need_weights`` is not read, as W_M has none for each sample."""
 
-def dot_product(  # noqa: PLR0913 - the parameters of torch's
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    """``F.scaled_dot_product_attention`` as two products with a softmax between; arguments as there.
+
+def _bound(defaults: dict[str, Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    return {**defaults, **dict(zip(defaults, args, strict=False)), **kwargs}
+
+
+def dot_product(*args: Any, **kwargs: Any) -> Any:
+    """``F.scaled_dot_product_attention`` as two products with a softmax between; its arguments.
 
     Raises:
         FamilyError: heads of V are shared by groups of queries.
     """
-    if enable_gqa:
+    given = _bound(_DOT_PRODUCT, args, kwargs)
+    query, value, scale, mask = given["query"], given["value"], given["scale"], given["attn_mask"]
+    if given["enable_gqa"]:
         raise FamilyError(
             "wrap: its scaled_dot_product_attention shares heads (enable_gqa), and W_M has a head for each. Pass "
             "swap=False."
         )
-    scores = (query @ key.transpose(-2, -1)) * (query.size(-1) ** -0.5 if scale is None else scale)
-    if is_causal:
+    scores = (query @ given["key"].transpose(-2, -1)) * (query.size(-1) ** -0.5 if scale is None else scale)
+    if given["is_causal"]:
         scores = forget_later(scores)
-    if attn_mask is not None:
-        scores = join_mask(scores, attn_mask)
-    weights = scores.softmax(-1)
-    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
+    if mask is not None:
+        scores = join_mask(scores, mask)
+    weights, rate = scores.softmax(-1), given["dropout_p"]
+    return (F.dropout(weights, rate) if rate else weights) @ value
 
 
 def forget_later(scores: Tensor) -> Tensor:
@@ -56,24 +63,16 @@ torch.fx.wrap("forget_later")
 torch.fx.wrap("join_mask")
 
 
-def multihead(  # noqa: PLR0913 - the parameters of torch's
-    layer: nn.MultiheadAttention,
-    query: Any,
-    key: Any,
-    value: Any,
-    key_padding_mask: Any = None,
-    need_weights: bool = True,  # noqa: ARG001 - W_M has no weights per sample to give
-    attn_mask: Any = None,
-    average_attn_weights: bool = True,  # noqa: ARG001
-    is_causal: bool = False,  # noqa: ARG001 - a hint that the mask is causal; the mask says so itself
-) -> tuple[Any, None]:
-    """`torch.nn.MultiheadAttention`, its weights not given back; arguments as there.
+def multihead(layer: nn.MultiheadAttention, *args: Any, **kwargs: Any) -> tuple[Any, None]:
+    """`torch.nn.MultiheadAttention`, its weights not given back; its arguments.
 
     Raises:
         FamilyError: a padding mask, learned keys, or input without samples.
     """
-    for what, given in (("a key_padding_mask", key_padding_mask), ("bias_k or add_zero_attn", _adds_keys(layer))):
-        if given is not None:
+    given = _bound(_MULTIHEAD, args, kwargs)
+    query, key, value, padding = (given[name] for name in ("query", "key", "value", "key_padding_mask"))
+    for what, held in (("a key_padding_mask", padding), ("bias_k or add_zero_attn", _adds_keys(layer))):
+        if held is not None:
             raise FamilyError(f"wrap: its nn.MultiheadAttention has {what}, to which no W_M keeps. Pass swap=False.")
     if query.dim() != 3:
         raise FamilyError("wrap: its nn.MultiheadAttention takes one sample without a batch axis. Add that axis.")
@@ -81,7 +80,7 @@ def multihead(  # noqa: PLR0913 - the parameters of torch's
     if not layer.batch_first:
         q, k, v = (one.transpose(0, 1) for one in (q, k, v))
     q, k, v = (one.unflatten(-1, (layer.num_heads, layer.head_dim)).transpose(1, 2) for one in (q, k, v))
-    y = dot_product(q, k, v, attn_mask, layer.dropout if layer.training else 0.0)
+    y = dot_product(q, k, v, given["attn_mask"], layer.dropout if layer.training else 0.0)
     y = y.transpose(1, 2).flatten(2)
     return layer.out_proj(y if layer.batch_first else y.transpose(0, 1)), None
 

@@ -217,7 +217,7 @@ def wrapped(raw, **settings):
         (lambda raw: raw["config"]["prune"].update(ps=1.0), "DSSP: ps=1.0 is outside [0, 1). "),
         (lambda raw: raw["config"]["prune"].update(ps={"first": 0}), "Schedule.__init__() missing 1 required"),
         (lambda raw: wrapped(raw, swap="os"), "wrapped.swap='os' is no argument of wrap. Restore the file."),
-        (lambda raw: wrapped(raw, how=1), "wrapped: unknown key 'how'. Known keys: swap, dstsp."),
+        (lambda raw: wrapped(raw, how=1), "wrapped: unknown key 'how'. Known keys: swap, dstsp, only."),
         (
             lambda raw: raw.update(wrapped={"swap": False}),
             "prune and wrapped are both there, and a network is ",
