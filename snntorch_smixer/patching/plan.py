@@ -155,12 +155,9 @@ def _plan(
     """One plan for families and for probed models."""
     seen, (swap, only) = example.run, wanted
     refuse_shared(model, subject.sites)
-    sites, surveys = _surveyed(model, subject, seen, swap)
-    if seen is not None and subject.name == "probe":
-        refuse_streams(model, example.args, seen, surveys, sites.steps)
+    sites, surveys = _surveyed(model, subject, example, swap)
     loop = _loop(model, sites, surveys, example)
-    chosen = sites.blocks if only is None else _chosen(model, sites, only)
-    _refuse_late_start(model, sites, chosen, movable=loop is None and subject.stem is None)
+    chosen = _chosen(model, sites, only, movable=loop is None and subject.stem is None)
     refuse_left({path: surveys[path] for path in chosen}, swap)
     tokens, steps = _sizes(sites, surveys, seen)
     swaps = _swap_edits(model, replace(sites, blocks=chosen), surveys, swap, tokens)
@@ -169,9 +166,9 @@ def _plan(
     swapped = {edit.path: edit.swap for edit in swaps}
     caps = tuple(_cap_edits(model, sites, swapped)) if sites.virtual_steps else ()
     planned = _prune_edits(model, replace(sites, blocks=chosen), subject.stem, surveys)
-    prunes = (_renamed(edit, swapped, loop=loop) for edit in planned)
     units = _unit_edits(sites, surveys, swapped) if sites.keeps_grid else ()
-    edits: list[Edit] = [*swaps, *_whole_grid_edits(surveys, swap), *_first_marked(prunes), *caps, *units]
+    edits: list[Edit] = [*swaps, *_whole_grid_edits(surveys, swap), *_first_marked(planned), *caps, *units]
+    edits = [_renamed(edit, swapped, loop=loop) if isinstance(edit, PruneEdit) else edit for edit in edits]
     fixed, always = _special(model, replace(subject, sites=sites), surveys, example)
     plan = Plan(
         model=type(model).__name__,
@@ -191,9 +188,8 @@ def _plan(
         left=tuple(_left(sites, surveys, swapped, swap)),
         edits=(),
     )
-    patch = Patch(_with_edits(plan, edits, seen), tuple(edits), tuple(_stored(subject, swapped)), loop)
-    shapes = () if seen is None else shapes_of(seen.out)
-    return replace(patch, out_shapes=shapes, only=None if only is None else chosen)
+    shapes, plan = () if seen is None else shapes_of(seen.out), _with_edits(plan, edits, seen)
+    return Patch(plan, tuple(edits), tuple(_stored(subject, swapped)), loop, shapes, None if only is None else chosen)
 
 
 def _with_edits(plan: Plan, edits: Sequence[Edit], seen: Observation | None) -> Plan:
@@ -213,46 +209,45 @@ def _with_edits(plan: Plan, edits: Sequence[Edit], seen: Observation | None) -> 
     return plan
 
 
-def _refuse_late_start(model: nn.Module, sites: Sites, chosen: tuple[str, ...], *, movable: bool) -> None:
-    if chosen[0] != sites.blocks[0] and not movable:
-        raise SettingError(
-            f"wrap: only= begins at {chosen[0]}, but tokens of this {type(model).__name__} can leave in front of "
-            f"{sites.blocks[0]} alone. Name that block too."
-        )
-
-
 def _without(sites: Sites, chosen: tuple[str, ...]) -> Sites:
     return replace(sites, blocks=tuple(path for path in sites.blocks if path not in chosen))
 
 
-def _chosen(model: nn.Module, sites: Sites, only: Only) -> tuple[str, ...]:
-    """The blocks that ``only`` means, in their order.
+def _chosen(model: nn.Module, sites: Sites, only: Only, *, movable: bool) -> tuple[str, ...]:
+    """The blocks that ``only`` means, in their order; with ``movable`` the first block may be missing.
 
     Raises:
         SettingError: it means none, or something else.
     """
     blocks = sites.blocks
+    if only is None:
+        return blocks
     if callable(only):
         found = {path for path in blocks if only(path, model.get_submodule(path))}
     else:
-        asked: list[Any] = [only] if isinstance(only, (str, int)) else list(only or ())
+        asked: list[Any] = [only] if isinstance(only, (str, int)) else list(only)
         numbered = {i - by: path for by in (0, len(blocks)) for i, path in enumerate(blocks)}
         found = {str(numbered.get(one, one)) for one in asked}
     wrong = sorted(found - set(blocks))
     if wrong or not found:
         got = repr(wrong[0]) if wrong else "no block"
         raise SettingError(f"wrap: only={only!r} means {got}, expected some of {', '.join(blocks)}, or their numbers.")
+    if blocks[0] not in found and not movable:
+        raise SettingError(
+            f"wrap: only={only!r} leaves {blocks[0]} out, but tokens of this {type(model).__name__} can leave in front "
+            "of that block alone. Name it too."
+        )
     return tuple(path for path in blocks if path in found)
 
 
-def _surveyed(
-    model: nn.Module, subject: Subject, seen: Observation | None, swap: bool | str
-) -> tuple[Sites, dict[str, Survey]]:
+def _surveyed(model: nn.Module, subject: Subject, example: _Seen, swap: bool | str) -> tuple[Sites, dict[str, Survey]]:
     """What every block is; without those of a model of no family that do not attend."""
-    sites = subject.sites
+    sites, seen = subject.sites, example.run
     surveys = {path: _survey(model, path, sites, seen) for path in sites.blocks}
     if subject.name == "probe" and any(f.swaps or f.left or f.others for f in surveys.values()):
         sites, surveys = _attending(model, sites, surveys, swap)
+    if seen is not None and subject.name == "probe":
+        refuse_streams(model, example.args, seen, surveys, sites.steps)
     spatial = any(found.spatial for found in surveys.values())
     return replace(sites, keeps_grid=sites.keeps_grid or spatial), surveys
 

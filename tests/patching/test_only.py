@@ -64,7 +64,9 @@ def test_no_block_or_another_module_is_refused(only: Any):
 
 
 def test_a_net_that_loops_is_pruned_in_front_of_its_first_block():
-    with pytest.raises(SettingError, match=r"can leave in front of blocks\.0 alone\. Name that block too"):
+    with pytest.raises(
+        SettingError, match=r"leaves blocks\.0 out, but tokens .* can leave in front of that block alone\. Name it too"
+    ):
         dstsp.wrap(Membranes().eval(), only=[1], example_input=X)
 
 
