@@ -12,7 +12,7 @@ from snntorch_smixer.cli import audit_paper, main
 from snntorch_smixer.cli.arguments import Parser
 
 NAME = "smixer-2-64-fmnist"
-WRITES = {"train", "detect train", "detect predict", "cost", "bench", "viz", "zoo save", "zoo convert"}
+WRITES = {"train", "recover", "detect train", "detect predict", "cost", "bench", "viz", "zoo save", "zoo convert"}
 
 
 def commands(parser: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
