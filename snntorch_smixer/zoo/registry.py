@@ -48,8 +48,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
     Examples:
         >>> from snntorch_smixer import list_models
-        >>> list_models(pretrained=True)
-        ['smixer-2-64-fmnist', 'smixer-2-64-fmnist-dstsp', 'spike-yolo-p-person-dstsp']
+        >>> [name for name in list_models(pretrained=True) if name.endswith("fmnist")]
+        ['smixer-2-64-fmnist']
     """
     if pretrained:
         here = set(shipped())
